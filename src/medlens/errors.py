@@ -1,0 +1,35 @@
+"""The one tree of errors. Each says, in one line, what was got, what was expected, and what to do."""
+
+from __future__ import annotations
+
+
+class MedlensError(Exception):
+    """Anything medlens refuses or cannot do. On the command line: one line on stderr, exit code 2."""
+
+
+class BadInput(MedlensError, ValueError):
+    """An argument, option or plan that makes no sense."""
+
+
+class BadData(MedlensError):
+    """A data set that cannot be read: the message names the file, and the line or sample."""
+
+
+class BadImage(BadData):
+    """One image that is missing, corrupt, or cannot be shown to a model without a decision that changes the picture."""
+
+
+class BadModel(MedlensError):
+    """A checkpoint that cannot be loaded, or a model that failed its self-test."""
+
+
+class NotFinite(MedlensError):
+    """A NaN or infinity in a hidden state: the message names layer, sample and token. Nothing is averaged over it."""
+
+
+class BadRun(MedlensError):
+    """A run folder that is missing, damaged, or belongs to another study."""
+
+
+class CannotWrite(MedlensError):
+    """A file that could not be written (full disk, read-only folder). What was begun has been removed."""

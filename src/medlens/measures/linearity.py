@@ -1,0 +1,76 @@
+"""How linear a block is: the share of its output that the best linear map of its input explains."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medlens.stats.moments import Moments, PairSums
+from medlens.types import Value
+
+RANK_TOLERANCE = 1e-12  # of the largest eigenvalue of the scaled covariance: a singular value of 1e-6
+SAFE_PIVOT = 1e-8  # no Cholesky pivot below this: full rank without an eigendecomposition
+
+
+def linearity(x: Tensor, y: Tensor) -> Value:
+    """Linearity of the map from rows x to rows y: 1 - min_A |XA - Y|^2, X and Y centred and of Frobenius norm 1.
+
+    x, y: (n, d), the same tokens before and after a block. Returns a `Value` in 0..1. Undefined (NaN, with the reason in `.note`)
+    where distinct rows - 1 <= numerical rank of X (relative tolerance 1e-12 on the eigenvalues of the covariance of scaled
+    columns): the exact value is then 1 for any data. Raises NotFinite.
+
+    Source: Razzhigaev et al. 2024, Your Transformer is Secretly Linear, section 3.1.
+    """
+    return linearity_from_sums(PairSums.of(x, y, moments_of_y=False))
+
+
+def linearity_of_update(x: Tensor, y: Tensor) -> Value:
+    """`linearity(x, y - x)`: of the block's own contribution, the residual stream taken out ("centred" in the study).
+
+    Shapes, errors and source as for `linearity`.
+    """
+    return linearity_of_update_from_sums(PairSums.of(x, y, moments_of_y=False))
+
+
+def linearity_from_sums(pairs: PairSums) -> Value:
+    """`linearity` of the rows summed in `pairs`."""
+    return _score(pairs, lambda residual, uu, yy: (residual, yy), "the output does not vary")
+
+
+def linearity_of_update_from_sums(pairs: PairSums) -> Value:
+    """`linearity_of_update` of the rows summed in `pairs`."""
+    return _score(pairs, lambda residual, uu, yy: (residual, uu), "the update does not vary")
+
+
+def _score(pairs: PairSums, parts, flat: str) -> Value:
+    n = pairs.n
+    if n < 2:
+        return Value.undefined(n, f"{n} rows")
+    xu, uu, yy = pairs.update_scatter()
+    explained, rank = _explained(pairs.x, xu)
+    distinct = len(pairs.x.distinct)
+    if distinct - 1 <= rank:
+        return Value.undefined(n, f"{distinct} distinct rows - 1 <= rank {rank}: any data would score 1")
+    # y = x + u and x explains itself, so what is left of y is what is left of u: one factorisation for both scores.
+    residual, total = parts((uu - explained).clamp_min(0), uu, yy)
+    if total <= 0:
+        return Value.undefined(n, flat)
+    return Value(1 - float(residual / total), n)
+
+
+def _explained(x: Moments, xu: Tensor) -> tuple[Tensor, int]:
+    """Squared norm of the projection of the centred update on the columns of centred x, and the rank of x."""
+    scatter, varying = x.scatter(), ~x.constant_columns()
+    if not varying.any():
+        return xu.new_zeros(()), 0
+    if not varying.all():
+        scatter, xu = scatter[varying][:, varying], xu[varying]
+    scale = scatter.diagonal().rsqrt()
+    scaled, target = scatter * scale[:, None] * scale, xu * scale[:, None]
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    if not failed and factor.diagonal().min().square() > SAFE_PIVOT:
+        half = torch.linalg.solve_triangular(factor, target, upper=False)
+        return half.square().sum(), len(scaled)
+    values, vectors = torch.linalg.eigh(scaled)
+    kept = values > RANK_TOLERANCE * values[-1]
+    return ((vectors[:, kept].T @ target).square().sum(1) / values[kept]).sum(), int(kept.sum())

@@ -1,0 +1,60 @@
+"""Where sums do not suffice: a bounded sample of rows, and a bounded count of distinct rows."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+
+class RowSample:
+    """At most `cap` rows, drawn without replacement and independent of the order in which they come.
+
+    Every row has a priority (a hash of what it is); the `cap` smallest are kept. So the sample of a merge is the merge of samples.
+    """
+
+    def __init__(self, cap: int) -> None:
+        self.cap = cap
+        self.seen = 0
+        self.rows: Tensor | None = None
+        self.priorities: Tensor | None = None
+
+    @classmethod
+    def empty(cls, cap: int) -> RowSample:
+        return cls(cap)
+
+    def update(self, rows: Tensor, priorities: Tensor) -> None:
+        """rows (n, d); priorities (n,) int64, distinct for distinct rows of the study."""
+        self.seen += len(rows)
+        self._keep(rows, priorities)
+
+    def merge(self, other: RowSample) -> RowSample:
+        if other.rows is not None and other.priorities is not None:
+            self.seen += other.seen
+            self._keep(other.rows, other.priorities)
+        return self
+
+    def _keep(self, rows: Tensor, priorities: Tensor) -> None:
+        if self.rows is not None and self.priorities is not None:
+            rows = torch.cat([self.rows, rows])
+            priorities = torch.cat([self.priorities, priorities])
+        # Sorted also below the cap: what is computed from the rows must not depend on the order in which they came.
+        order = priorities.argsort()[: self.cap]
+        self.rows, self.priorities = rows[order], priorities[order]
+
+
+def priority(seed: int, *what: object) -> int:
+    """A stable 63-bit hash of what a row is (its sample, its position): the same on every machine and in every run."""
+    digest = blake2b(repr((seed, *what)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def distinct_rows(x: Tensor, known: set[bytes], cap: int) -> None:
+    """Add the rows of `x` (float64) to the `known` ones, until `cap` of them are known: then nothing more needs to be."""
+    if len(known) >= cap:
+        return
+    for row in (x + 0.0).cpu().numpy():  # + 0.0: minus zero is zero
+        known.add(blake2b(row.tobytes(), digest_size=8).digest())
+        if len(known) >= cap:
+            return

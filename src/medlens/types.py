@@ -1,0 +1,143 @@
+"""The nouns of the house: what is asked (`Sample`), what the model reads (`Tokens`), what is measured (`Value`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+Group = Literal["image", "text", "template", "answer"]
+GROUPS: tuple[Group, ...] = ("image", "text", "template", "answer")
+ImageLike = Image.Image | Path | str
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A named region of an image: `mask` (height, width) bool, True inside; or `mask_path`, read when it is needed."""
+
+    name: str
+    mask: np.ndarray | None = None
+    mask_path: Path | None = None
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class Sample:
+    """One question about one or more images. `Sample(image=..., question=...)` is the short form.
+
+    images: PIL images or paths (paths are opened when needed, so that a data set need not fit in memory).
+    turns: user, assistant, user, ... ; the last one is the question asked.
+    answer: the true answer where it is known.
+    image_id, patient_id: what is counted as one independent unit; image_id defaults to the image itself.
+    """
+
+    images: tuple[ImageLike, ...]
+    turns: tuple[str, ...]
+    id: str
+    answer: str | None
+    question_type: str | None
+    image_id: str | None
+    patient_id: str | None
+    regions: tuple[Region, ...]
+    paraphrases: tuple[str, ...]
+    tags: Mapping[str, Any]
+
+    def __init__(
+        self,
+        image: ImageLike | None = None,
+        question: str | None = None,
+        *,
+        images: Sequence[ImageLike] = (),
+        turns: Sequence[str] = (),
+        id: str = "",
+        answer: str | None = None,
+        question_type: str | None = None,
+        image_id: str | None = None,
+        patient_id: str | None = None,
+        regions: Sequence[Region] = (),
+        paraphrases: Sequence[str] = (),
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        if image is not None and images or question is not None and turns:
+            raise TypeError("give image or images, question or turns, not both")
+        fields = {
+            "images": (image,) if image is not None else tuple(images),
+            "turns": (question,) if question is not None else tuple(turns),
+            "id": id,
+            "answer": answer,
+            "question_type": question_type,
+            "image_id": image_id,
+            "patient_id": patient_id,
+            "regions": tuple(regions),
+            "paraphrases": tuple(paraphrases),
+            "tags": dict(tags or {}),
+        }
+        if len(fields["turns"]) % 2 == 0:
+            raise TypeError("a sample ends with a question: turns are user, assistant, ..., user")
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def image(self) -> ImageLike:
+        """The first image."""
+        return self.images[0]
+
+    @property
+    def question(self) -> str:
+        """The question asked: the last turn."""
+        return self.turns[-1]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the model reads: for each position its id, its group and its text."""
+
+    ids: tuple[int, ...]
+    groups: tuple[Group, ...]
+    texts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def where(self, group: str) -> list[int]:
+        """Positions of a group ("all": every position)."""
+        return [i for i, g in enumerate(self.groups) if group in (g, "all")]
+
+
+class Value(float):
+    """A measured number that knows how many rows it stands on and, where it is undefined (NaN), why."""
+
+    n: int
+    note: str
+
+    def __new__(cls, value: float, n: int = 0, note: str = "") -> Value:
+        self = super().__new__(cls, value)
+        self.n, self.note = n, note
+        return self
+
+    def __getnewargs__(self) -> tuple[float, int, str]:
+        return float(self), self.n, self.note
+
+    def __repr__(self) -> str:
+        said = f", {self.note!r}" if self.note else ""
+        return f"Value({float(self)!r}, n={self.n}{said})"
+
+    @classmethod
+    def undefined(cls, n: int, why: str) -> Value:
+        """NaN with its reason."""
+        return cls(float("nan"), n, why)
+
+
+class Answer(str):
+    """A generated answer: its text, which also knows its token ids and their log-probabilities."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+    def __new__(cls, text: str, ids: Sequence[int] = (), logprobs: Sequence[float] = ()) -> Answer:
+        self = super().__new__(cls, text)
+        self.ids, self.logprobs = tuple(ids), tuple(logprobs)
+        return self
