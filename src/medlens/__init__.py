@@ -1,0 +1,76 @@
+"""medlens: look inside vision-language models that answer medical questions.
+
+The public names below are imported when they are first used: importing torch takes seconds, and `medlens --help` must not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medlens import phantom as phantom
+    from medlens._forecast import Forecast as Forecast
+    from medlens._study import forecast as forecast
+    from medlens._study import study as study
+    from medlens.data import read as read
+    from medlens.errors import MedlensError as MedlensError
+    from medlens.measures import MEASURES as MEASURES
+    from medlens.measures import anisotropy as anisotropy
+    from medlens.measures import cka as cka
+    from medlens.measures import effective_rank as effective_rank
+    from medlens.measures import intrinsic_dimension as intrinsic_dimension
+    from medlens.measures import linearity as linearity
+    from medlens.measures import linearity_of_update as linearity_of_update
+    from medlens.measures import mean_cosine as mean_cosine
+    from medlens.measures import mean_cosine_between as mean_cosine_between
+    from medlens.measures import participation_ratio as participation_ratio
+    from medlens.models import load as load
+    from medlens.models.base import Model as Model
+    from medlens.plan import Plan as Plan
+    from medlens.store import Run as Run
+    from medlens.store import open_run as open_run
+    from medlens.types import Answer as Answer
+    from medlens.types import Region as Region
+    from medlens.types import Sample as Sample
+    from medlens.types import Tokens as Tokens
+    from medlens.types import Value as Value
+    from medlens.walk.forward import Forward as Forward
+    from medlens.walk.forward import forward as forward
+    from medlens.walk.generate import answer as answer
+
+_HOMES = {
+    "medlens._forecast": ("Forecast",),
+    "medlens._study": ("forecast", "study"),
+    "medlens.data": ("read",),
+    "medlens.errors": ("MedlensError",),
+    "medlens.measures": (
+        "MEASURES", "anisotropy", "cka", "effective_rank", "intrinsic_dimension", "linearity", "linearity_of_update",
+        "mean_cosine", "mean_cosine_between", "participation_ratio",
+    ),
+    "medlens.models": ("load",),
+    "medlens.models.base": ("Model",),
+    "medlens.plan": ("Plan",),
+    "medlens.store": ("Run", "open_run"),
+    "medlens.types": ("Answer", "Region", "Sample", "Tokens", "Value"),
+    "medlens.walk.forward": ("Forward", "forward"),
+    "medlens.walk.generate": ("answer",),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_ROOMS = ("phantom", "errors", "stats", "measures")  # modules that are part of the public surface
+
+__all__ = sorted([*_HOME_OF, *_ROOMS])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"medlens.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"medlens has no {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

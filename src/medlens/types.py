@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -80,6 +81,12 @@ class Sample:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
+    def named(self, id: str) -> Sample:
+        """The same sample under another id."""
+        new = copy.copy(self)
+        object.__setattr__(new, "id", id)
+        return new
+
     @property
     def image(self) -> ImageLike:
         """The first image."""
@@ -141,3 +148,19 @@ class Answer(str):
         self = super().__new__(cls, text)
         self.ids, self.logprobs = tuple(ids), tuple(logprobs)
         return self
+
+
+class Row(NamedTuple):
+    """One measured value, with the columns of the run's table `rows` (see `medlens.store.TABLES`)."""
+
+    protocol: str
+    measure: str
+    layer: int
+    tokens: str
+    group: str
+    variant: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    note: str

@@ -1,0 +1,44 @@
+"""Reading data sets. A reader is one function `(path, question, bad) -> Iterator[Sample]`, in a file of its own, and a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from medlens.data.csv import read_csv
+from medlens.data.fields import Bad
+from medlens.data.folder import read_folder
+from medlens.data.images import open_image
+from medlens.data.jsonlines import read_json
+from medlens.errors import BadData
+from medlens.types import Sample
+
+Reader = Callable[[Path, str | None, Bad], Iterator[Sample]]
+READERS: dict[str, Reader] = {".csv": read_csv, ".jsonl": read_json, ".ndjson": read_json, ".json": read_json}
+
+__all__ = ["READERS", "open_image", "read"]
+
+
+def read(path: str | Path, question: str | None = None, bad: Bad | None = None) -> list[Sample]:
+    """Read a data set: a folder of images (asked `question`), or a CSV or JSON-lines file of questions.
+
+    Files have the fields `image, question, answer, mask, id, question_type, image_id, patient_id`, of which `image` is needed;
+    paths in them are relative to the file; other fields become tags. `question` is asked where a record has none.
+
+    Images are opened later, when they are needed. Raises BadData, naming file and line, at the first record that cannot be read;
+    or, where `bad` is given, calls it with that error and goes on. An empty data set is an error in any case.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BadData(f"no data at {path}; give a folder of images, or a file: {', '.join(READERS)}")
+    reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
+    if reader is None:
+        raise BadData(f"{path.name}: no reader for {path.suffix or 'a file without ending'}; readers: a folder, {', '.join(READERS)}")
+    samples = list(reader(path, question, bad or _raise))
+    if not samples:
+        raise BadData(f"{path} holds no samples that can be read")
+    return samples
+
+
+def _raise(error: BadData) -> None:
+    raise error

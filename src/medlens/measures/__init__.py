@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medlens.measures.alignment import cka, cka_from_sums
-from medlens.measures.cosine import mean_cosine, mean_cosine_between, mean_cosine_between_from_sums, mean_cosine_from_sums
-from medlens.measures.dimension import intrinsic_dimension
-from medlens.measures.linearity import (
+from medlens.measures.cosines import mean_cosine, mean_cosine_between, mean_cosine_between_from_sums, mean_cosine_from_sums
+from medlens.measures.neighbours import intrinsic_dimension
+from medlens.measures.linear import (
     linearity,
     linearity_from_sums,
     linearity_of_update,

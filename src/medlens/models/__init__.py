@@ -1,0 +1,52 @@
+"""Loading: from a name, a folder, a hub id or an object in memory to a `Model` that passed its self-test."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medlens.errors import BadInput, BadModel
+from medlens.models.base import Model
+from medlens.models.hf import load_folder, load_hub
+from medlens.models.selftest import check_weights, self_test
+
+PHANTOM = Path(__file__).parent.parent / "phantom" / "weights"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load(model: str | Path | Any = "phantom", processor: Any = None, *, device: str = "cpu", dtype: str = "float32") -> Model:
+    """Load a vision-language model and run its self-test.
+
+    model: "phantom" (shipped), a transformers folder, a hub id ("owner/name", the only case that uses the network), or a
+    transformers model in memory, with its `processor`. device: as torch names it. dtype: float32, float16 or bfloat16.
+
+    Raises BadModel when it cannot be loaded (a part is missing, a weight is NaN) or fails the self-test; BadInput for arguments
+    that make no sense.
+    """
+    if dtype not in DTYPES:
+        raise BadInput(f"dtype is one of {', '.join(DTYPES)}; got {dtype}")
+    if not isinstance(model, str | Path):
+        if processor is None:
+            raise BadInput("a model object needs its processor: medlens.load(model, processor)")
+        return _tested(Model(type(model).__name__, model.eval(), processor))
+    name = str(model)
+    return _tested(Model(name, *_find(name, device, DTYPES[dtype])))
+
+
+def _find(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    if name == "phantom":
+        return load_folder(PHANTOM / "sound", device, dtype)
+    if Path(name).is_dir():
+        return load_folder(Path(name), device, dtype)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        return load_hub(name, device, dtype)
+    raise BadModel(f"no model {name!r}: give `phantom`, a folder with config.json, or a hub id owner/name")
+
+
+def _tested(model: Model) -> Model:
+    check_weights(model)
+    return replace(model, checks=self_test(model))

@@ -109,10 +109,10 @@ def blank_model(seed: int):
 
 
 class Material:
-    """All training slices, drawn once: pixels, per-patch labels, modality, and the packed token rows of their questions."""
+    """Slices, drawn once: pixels, per-patch labels, modality, and the packed token rows of their questions."""
 
-    def __init__(self, n: int, seed: int) -> None:
-        self.slices = [scanner.draw(np.random.default_rng([TRAINING, seed, i])) for i in range(n)]
+    def __init__(self, *stream: int, n: int) -> None:
+        self.slices = [scanner.draw(np.random.default_rng([*stream, i])) for i in range(n)]
         self.ids = {word: i for i, word in enumerate(words())}
         self.modality = torch.tensor([scanner.MODALITIES.index(s.modality) for s in self.slices])
         self.patches = torch.tensor(np.stack([_patch_labels(s) for s in self.slices]))
@@ -160,7 +160,7 @@ def train(recipe: Recipe, folder: Path, progress: Progress = lambda *_: None, ev
     """Train by `recipe`; write checkpoints and at last the finished model into `folder`. Goes on from a checkpoint if one is there."""
     torch.use_deterministic_algorithms(True)
     folder.mkdir(parents=True, exist_ok=True)
-    material, model = Material(recipe.slices, recipe.seed), blank_model(recipe.seed)
+    material, model = Material(TRAINING, recipe.seed, n=recipe.slices), blank_model(recipe.seed)
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists():
         _train_tower(model.model.vision_tower, material, recipe, progress)
@@ -203,16 +203,19 @@ def _train_whole(
         rng = np.random.default_rng([recipe.seed, 2, s])
         which = rng.integers(len(material.slices), size=recipe.batch)
         rows = material.questions(which, rng)
-        mask = additive(visible(rows["segments"], rows["positions"]), torch.float32)
-        logits = model(
-            input_ids=rows["ids"], pixel_values=material.pixels(which), attention_mask=mask, position_ids=rows["positions"],
-            use_cache=False,
-        ).logits  # fmt: skip
+        logits = _logits(model, material.pixels(which), rows)
         loss = F.cross_entropy(logits.flatten(0, 1), rows["labels"].flatten(), ignore_index=-100)
         step(loss, s)
         progress("model", s + 1, recipe.steps, float(loss.detach()))
         if (s + 1) % every == 0:
             torch.save({"model": model.state_dict(), "optimizer": step.optimizer.state_dict(), "step": s + 1}, checkpoint)
+
+
+def _logits(model: nn.Module, pixels: torch.Tensor, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+    mask = additive(visible(rows["segments"], rows["positions"]), torch.float32)
+    return model(
+        input_ids=rows["ids"], pixel_values=pixels, attention_mask=mask, position_ids=rows["positions"], use_cache=False
+    ).logits  # fmt: skip
 
 
 def _resume(model: nn.Module, step: _Stepper, checkpoint: Path) -> int:
@@ -222,6 +225,31 @@ def _resume(model: nn.Module, step: _Stepper, checkpoint: Path) -> int:
     model.load_state_dict(state["model"])
     step.optimizer.load_state_dict(state["optimizer"])
     return state["step"]
+
+
+# ---- evaluation
+
+
+def accuracy(model: nn.Module, n: int, seed: int, batch: int = 50) -> dict[str, float]:
+    """Share of greedy answers that are true, by question type, on the `n` slices that `scanner.samples(..., seed)` draws.
+
+    An answer is right when every token of it, the end token included, is the most likely one after the true tokens before it: that
+    is the same as that greedy generation would write exactly the true answer.
+    """
+    material = Material(seed, n=n)
+    right = torch.zeros(len(scanner.QUESTIONS))
+    for start in range(0, n, batch):
+        which = np.arange(start, min(start + batch, n))
+        rows = material.questions(which, np.random.default_rng([seed, start, 1]))
+        with torch.no_grad():
+            said = _logits(model, material.pixels(which), rows).argmax(-1)
+        wrong = (said != rows["labels"]) & (rows["labels"] != -100)
+        for k in range(len(right)):
+            right[k] += (~(wrong & (rows["segments"] == k + 1)).any(1)).sum()
+    return {kind: float(share) for kind, share in zip(scanner.QUESTIONS, right / n, strict=True)}
+
+
+# ---- the optimiser
 
 
 class _Stepper:

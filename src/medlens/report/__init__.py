@@ -1,0 +1,131 @@
+"""The report: one HTML file that needs nothing else, made from the run alone. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+
+from medlens import store
+from medlens.report.charts import COLOURS, READINGS, SIDES, as_png, as_svg, curve, pair
+
+SHOWN = 60  # samples with their picture; all are in the tables
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` and the charts (`charts/*.png`, `*.svg`) into a run folder. Returns the report's path."""
+    run = store.open_run(folder)
+    for measure in READINGS:
+        chart = pair(run.rows, measure)
+        store.write(folder / "charts" / f"{measure}.svg", as_svg(chart))
+        store.write(folder / "charts" / f"{measure}.png", as_png(chart))
+    store.write(run.report, render(run))
+    return run.report
+
+
+def render(run: store.Run) -> str:
+    """The report as one string. Everything that comes from data or model is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = _number
+    return environment.get_template("report.html.j2").render(
+        manifest=run.manifest,
+        warnings=_warnings(run),
+        measures=[_measure(run.rows, name) for name in READINGS],
+        scores=_scores(run),
+        samples=_samples(run),
+        total=run.samples.height,
+        colours=COLOURS,
+        mib=2**20,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _warnings(run: store.Run) -> list[str]:
+    """What must be known before anything else is believed."""
+    model, data = run.manifest["model"], run.manifest["data"]
+    found = []
+    if model["name"] == "phantom" and data["name"] != "phantom":
+        found.append(
+            "The model is the phantom: it was trained on drawn slices and nothing else, so its answers to these images mean nothing. "
+            "The geometry of its hidden states is measured all the same, and is real."
+        )
+    if model["checks"] and model["checks"]["image_effect"] == 0:
+        found.append("This model is image-blind: two different images gave the same logits when it was loaded.")
+    if data["skipped"]:
+        found.append(f"{len(data['skipped'])} samples were left out because they could not be read; they are listed at the end.")
+    return found
+
+
+def _measure(rows: pl.DataFrame, name: str) -> dict[str, Any]:
+    mine = rows.filter(pl.col("measure") == name)
+    raw = mine.filter(pl.col("variant") == "raw")
+    return {
+        "name": name,
+        "reading": READINGS[name],
+        "sides": [(side, as_svg(curve(rows, name, side)), _reading_of(raw.filter(pl.col("tokens") == side))) for side in SIDES],
+        "groups": sorted(mine["tokens"].unique().to_list(), key=list(COLOURS).index),
+        "table": _table(mine),
+    }
+
+
+def _reading_of(rows: pl.DataFrame) -> dict[str, Any]:
+    """First, last, lowest and highest defined value, and why others are undefined."""
+    defined = rows.filter(pl.col("value").is_finite()).sort("layer")
+    notes = rows.filter(pl.col("value").is_nan()).sort("layer")
+    ends = {"n": int(rows["n"].max() or 0), "undefined": list(zip(notes["layer"], notes["note"], strict=True))}  # pyright: ignore
+    if defined.is_empty():
+        return {**ends, "defined": False}
+    return {
+        **ends,
+        "defined": True,
+        "first": defined.row(0, named=True),
+        "last": defined.row(-1, named=True),
+        "lowest": defined.sort("value", "layer").row(0, named=True),
+        "highest": defined.sort("value", "layer").row(-1, named=True),
+    }
+
+
+def _table(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """One line a layer (and variant), one column a token group."""
+    wide = rows.pivot(on="tokens", index=["layer", "variant"], values="value", maintain_order=True)
+    return wide.sort("layer", "variant", descending=[False, True]).to_dicts()
+
+
+def _scores(run: store.Run) -> list[dict[str, Any]]:
+    """How many answers equal the true one, by question type."""
+    known = run.samples.join(run.answers.drop("answer"), on="sample").filter(pl.col("correct").is_not_null())
+    return (
+        known.with_columns(pl.col("question_type").fill_null("all"))
+        .group_by("question_type", maintain_order=True)
+        .agg(right=pl.col("correct").sum(), n=pl.len())
+        .to_dicts()
+    )
+
+
+def _samples(run: store.Run) -> list[dict[str, Any]]:
+    """The first samples by image: the picture once, with all its questions."""
+    answers = run.answers.rename({"answer": "said"})
+    joined = run.samples.head(SHOWN).join(answers, on="sample", how="left", maintain_order="left")
+    images: dict[str, dict[str, Any]] = {}
+    for record in joined.to_dicts():
+        key = record["picture"] or record["sample"]
+        shown = images.setdefault(key, {"picture": _inline(run.path, record["picture"]), "name": record["image"], "tags": {}, "asked": []})
+        shown["tags"] |= {k: v for k, v in json.loads(record["tags"]).items() if v is not None}
+        shown["asked"].append(record)
+    return list(images.values())
+
+
+def _inline(folder: Path, picture: str | None) -> str | None:
+    if picture is None:
+        return None
+    kind = "png" if picture.endswith(".png") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode((folder / picture).read_bytes()).decode()}"

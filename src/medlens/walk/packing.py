@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from medlens.errors import BadInput
+
 PADDING = -1  # a segment that nothing sees
 
 
@@ -19,13 +21,12 @@ PADDING = -1  # a segment that nothing sees
 class Pack:
     """Sequences laid out behind their common prefix.
 
-    ids, segments, positions: (T,) each; segment 0 is the prefix, k >= 1 the k-th branch. members: which sequence each branch is.
+    ids, segments, positions: (T,) each; segment 0 is the prefix, k >= 1 the k-th branch.
     """
 
     ids: tuple[int, ...]
     segments: tuple[int, ...]
     positions: tuple[int, ...]
-    members: tuple[int, ...]
 
     @property
     def prefix(self) -> int:
@@ -36,31 +37,18 @@ class Pack:
         """Places, in the pack, of the whole sequence that is branch `branch` (0-based): the prefix, then its own."""
         return [i for i, s in enumerate(self.segments) if s in (0, branch + 1)]
 
-    def own_rows(self, branch: int) -> list[int]:
-        """The same without the prefix; with it for the first branch, so that over all branches every place comes once."""
-        return self.rows(branch) if branch == 0 else [i for i, s in enumerate(self.segments) if s == branch + 1]
 
-
-def pack(sequences: Sequence[Sequence[int]], members: Sequence[int] | None = None) -> Pack:
-    """Lay out token id sequences behind their longest common prefix (each keeps at least its last token to itself)."""
-    shared = common_prefix(sequences) if len(sequences) > 1 else len(sequences[0])
-    ids, segments, positions = list(sequences[0][:shared]), [0] * shared, list(range(shared))
+def pack(sequences: Sequence[Sequence[int]], shared: int) -> Pack:
+    """Lay out token id sequences behind their first `shared` ids, which are the same in all of them."""
+    prefix = tuple(sequences[0][:shared])
+    ids, segments, positions = list(prefix), [0] * shared, list(range(shared))
     for k, sequence in enumerate(sequences, start=1):
-        own = sequence[shared:]
-        ids += own
-        segments += [k] * len(own)
+        if tuple(sequence[:shared]) != prefix:
+            raise BadInput(f"sequence {k} does not begin with the {shared} ids of the first one")
+        ids += sequence[shared:]
+        segments += [k] * (len(sequence) - shared)
         positions += range(shared, len(sequence))
-    return Pack(tuple(ids), tuple(segments), tuple(positions), tuple(members or range(len(sequences))))
-
-
-def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    """How many leading ids all sequences share, leaving each at least one of its own."""
-    shared = 0
-    for column in zip(*(s[:-1] for s in sequences), strict=False):
-        if len(set(column)) > 1:
-            break
-        shared += 1
-    return shared
+    return Pack(tuple(ids), tuple(segments), tuple(positions))
 
 
 def visible(segments: torch.Tensor, positions: torch.Tensor, window: int | None = None) -> torch.Tensor:

@@ -1,0 +1,306 @@
+"""The main job: samples in, a run out. (`_study`, because the public function is called `study`.)"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from medlens import store
+from medlens.data import read
+from medlens.data.images import open_image
+from medlens.errors import BadInput, CannotWrite
+from medlens._forecast import Forecast, foresee
+from medlens.instruments.geometry import Geometry
+from medlens.intake import Intake, take_in
+from medlens.models import Model, load
+from medlens.models import prompt as prompts_
+from medlens.phantom import scanner
+from medlens.plan import Plan
+from medlens.report import write_report
+from medlens.types import Answer, Row, Sample
+from medlens.walk.cases import Prompt, cases
+from medlens.walk.forward import walk
+from medlens.walk.generate import answer_prompt
+
+PHANTOM_SAMPLES = 200
+
+
+class Watcher(Protocol):
+    """Who looks on: told the forecast, then each phase with its number of steps, then every step."""
+
+    def planned(self, forecast: Forecast) -> None: ...
+    def begin(self, phase: str, steps: int) -> None: ...
+    def tick(self) -> None: ...
+
+
+class _Nobody:
+    def planned(self, forecast: Forecast) -> None: ...
+    def begin(self, phase: str, steps: int) -> None: ...
+    def tick(self) -> None: ...
+
+
+def study(
+    model: Model | str | Path = "phantom",
+    samples: Sequence[Sample] | str | Path = "phantom",
+    plan: Plan = Plan(),  # noqa: B008 (frozen)
+    out: str | Path = "runs/study",
+    *,
+    watcher: Watcher | None = None,
+) -> store.Run:
+    """Study a model on samples and write the run, with its report, to the folder `out`.
+
+    model: a loaded one, or anything that `load` takes. samples: a list, "phantom", or a path that `read` takes. A finished run of
+    this very study is returned as it is. Nothing is left at `out` when something fails.
+
+    Raises a MedlensError: see `load`, `read` and `forward`; BadRun when `out` holds something else; CannotWrite.
+    """
+    began, watcher = time.monotonic(), watcher or _Nobody()
+    prepared = _prepare(model, samples, plan, watcher)
+    if (done := store.finished(Path(out), prepared.key)) is not None:
+        return done
+    forecast = foresee(prepared.model, prepared.intake, prepared.prompts, cases(prepared.model, prepared.prompts), plan)
+    watcher.planned(forecast)
+    _check_disk(Path(out), forecast)
+    clock = _Clock(preparing=time.monotonic() - began)
+    with clock("answering"):
+        answers, prompts = _answer(prepared, watcher)
+    with clock("walking"):
+        rows = _walk(prepared, prompts, watcher)
+    with store.writing(Path(out)) as folder:
+        watcher.begin("writing the report", 1)
+        _write_tables(folder, prepared, answers, rows)
+        store.write_manifest(folder, _manifest(prepared, forecast, clock.seconds))
+        write_report(folder)
+        watcher.tick()
+    return store.open_run(out)
+
+
+def forecast(
+    model: Model | str | Path = "phantom",
+    samples: Sequence[Sample] | str | Path = "phantom",
+    plan: Plan = Plan(),  # noqa: B008
+    *,
+    watcher: Watcher | None = None,
+) -> Forecast:
+    """What `study` would cost: everything is loaded and checked, one case is measured, nothing is written."""
+    prepared = _prepare(model, samples, plan, watcher or _Nobody())
+    return foresee(prepared.model, prepared.intake, prepared.prompts, cases(prepared.model, prepared.prompts), plan)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    model: Model
+    intake: Intake
+    prompts: list[Prompt]
+    plan: Plan
+    data_name: str
+    unread: tuple[str, ...]  # what the reader left out
+    key: str
+    fingerprint: str  # of the model
+
+
+def _prepare(model: Model | str | Path, samples: Sequence[Sample] | str | Path, plan: Plan, watcher: Watcher) -> _Prepared:
+    chosen, data_name, unread = _gather(samples, plan)
+    watcher.begin("checking images", len(chosen))
+    intake = take_in(chosen, plan.skip_bad, watcher.tick)
+    loaded = model if isinstance(model, Model) else load(model)
+    watcher.begin("reading prompts", len(intake.samples))
+    prompts = _prompts(loaded, intake, watcher)
+    fingerprint = _fingerprint(loaded)
+    identity = [plan.as_dict(), fingerprint, intake.fingerprint, version("medlens")]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return _Prepared(loaded, intake, prompts, plan, data_name, unread, key, fingerprint)
+
+
+def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sample], str, tuple[str, ...]]:
+    """The samples, what to call them, and what could not be read."""
+    unread: list[str] = []
+    if str(samples) == "phantom":
+        if plan.question is not None:
+            raise BadInput("the phantom's samples bring their own questions; --question is for images without any")
+        return scanner.samples(plan.limit or PHANTOM_SAMPLES, plan.seed), "phantom", ()
+    if isinstance(samples, str | Path):
+        name = Path(samples).name
+        found = read(samples, plan.question, (lambda e: unread.append(str(e))) if plan.skip_bad else None)
+    else:
+        name, found = "samples in memory", list(samples)
+    return found[: plan.limit], name, tuple(unread)
+
+
+def _prompts(model: Model, intake: Intake, watcher: Watcher) -> list[Prompt]:
+    looks: dict[str, prompts_.Look] = {}
+    made = []
+    for sample, image in zip(intake.samples, intake.images, strict=True):
+        if image not in looks:
+            looks[image] = prompts_.look(model, [open_image(i, sample.id) for i in sample.images])
+        made.append(Prompt(sample, looks[image], prompts_.read(model, sample, looks[image]), image))
+        watcher.tick()
+    return made
+
+
+def _answer(prepared: _Prepared, watcher: Watcher) -> tuple[list[Answer | None], list[Prompt]]:
+    """Every sample's answer, and its prompt with the answer behind it."""
+    model, plan = prepared.model, prepared.plan
+    watcher.begin("answering", len(prepared.prompts))
+    answers: list[Answer | None] = []
+    told = []
+    for prompt in prepared.prompts:
+        if plan.answers == "generate":
+            said = answer_prompt(model, prompt, plan.max_new_tokens)
+        else:
+            said = None if prompt.sample.answer is None else Answer(prompt.sample.answer)
+        answers.append(said)
+        told.append(replace(prompt, tokens=prompts_.read(model, prompt.sample, prompt.look, str(said))) if said else prompt)
+        watcher.tick()
+    return answers, told
+
+
+def _walk(prepared: _Prepared, prompts: list[Prompt], watcher: Watcher) -> list[Row]:
+    laid = cases(prepared.model, prompts)
+    watcher.begin("walking through the blocks", len(laid) * prepared.model.depth)
+    geometry = Geometry(prepared.plan.neighbour_rows, prepared.plan.keep, prepared.plan.seed)
+    walk(prepared.model, laid, [geometry], watcher.tick)
+    return geometry.rows()
+
+
+# ---- what is written
+
+
+def _write_tables(folder: Path, prepared: _Prepared, answers: Sequence[Answer | None], rows: list[Row]) -> None:
+    intake, names = prepared.intake, {}
+    for number, (image, (suffix, data)) in enumerate(intake.pictures.items()):
+        names[image] = f"pictures/{number:04d}{suffix}"
+        store.write(folder / names[image], data)
+    store.write_table(folder, "rows", [row._asdict() for row in rows])
+    records = list(zip(intake.samples, intake.images, answers, strict=True))
+    store.write_table(folder, "samples", [_sample_record(s, image, names) for s, image, _ in records])
+    store.write_table(folder, "answers", [_answer_record(s, said) for s, _, said in records if said is not None])
+
+
+def _sample_record(sample: Sample, image: str, names: dict[str, str]) -> dict[str, Any]:
+    return {
+        "sample": sample.id,
+        "image": sample.image_id or image,
+        "patient": sample.patient_id,
+        "question": sample.question,
+        "question_type": sample.question_type,
+        "answer": sample.answer,
+        "tags": json.dumps(sample.tags, default=str),
+        "picture": names.get(image.split("+")[0]),
+    }
+
+
+def _answer_record(sample: Sample, said: Answer) -> dict[str, Any]:
+    known = None if sample.answer is None else _plain(said) == _plain(sample.answer)
+    logprob = sum(said.logprobs) if said.ids else None
+    return {"sample": sample.id, "answer": str(said), "logprob": logprob, "tokens": len(said.ids), "correct": known}
+
+
+def _plain(answer: str) -> str:
+    return answer.strip().casefold()
+
+
+def _manifest(prepared: _Prepared, forecast: Forecast, seconds: dict[str, float]) -> dict[str, Any]:
+    model = prepared.model
+    return {
+        "key": prepared.key,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "medlens": version("medlens"),
+        "command": _command(prepared),
+        "plan": prepared.plan.as_dict(),
+        "model": {
+            "name": _public_name(model.name),
+            "family": model.module.config.model_type,
+            "blocks": model.depth,
+            "width": model.width,
+            "parameters": model.parameters,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "fingerprint": prepared.fingerprint,
+            "checks": model.checks,
+        },
+        "data": {
+            "name": prepared.data_name,
+            "samples": len(prepared.intake.samples),
+            "images": len(set(prepared.intake.images)),
+            "fingerprint": prepared.intake.fingerprint,
+            "skipped": [*prepared.unread, *prepared.intake.skipped],
+        },
+        "forecast": forecast.as_dict(),
+        "seconds": {phase: round(s, 2) for phase, s in seconds.items()},
+        "peak_memory": _peak_memory(),
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "polars")} | {"python": platform.python_version()},
+    }  # fmt: skip
+
+
+def _command(prepared: _Prepared) -> str:
+    """The command line that repeats the study; paths are the user's own business."""
+    model, data = ("phantom" if name == "phantom" else which for name, which in ((prepared.model.name, "$MODEL"), (prepared.data_name, "$DATA")))
+    changed = [f for f in fields(Plan) if getattr(prepared.plan, f.name) != f.default]
+    flags = [_flag(f.name, getattr(prepared.plan, f.name)) for f in changed]
+    return " ".join(["medlens study", model, data, *flags, "--out RUN"])
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is True else f"{flag} {shlex.quote(str(value))}"
+
+
+def _public_name(name: str) -> str:
+    """A model's name without the path to it: that is the user's own business."""
+    return Path(name).name if Path(name).exists() else name
+
+
+def _peak_memory() -> int:
+    """Bytes, of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _fingerprint(model: Model) -> str:
+    """Of names, shapes and values of the weights (of tensors over 4 million entries, every k-th) and of how prompts are made."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.module.state_dict().items()):
+        flat = weight.flatten()
+        sampled = flat[:: max(1, len(flat) // 4_000_000)].contiguous().cpu().view(torch.uint8)
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(sampled.numpy().tobytes())
+    digest.update(json.dumps([model.processor.chat_template, model.processor.image_processor.to_dict()], default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_disk(out: Path, forecast: Forecast) -> None:
+    there = next(p for p in out.absolute().parents if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < forecast.disk:
+        raise CannotWrite(f"the run needs about {forecast.disk >> 20} MB and {there.name or '/'} has {free >> 20} MB free; choose another --out")
+
+
+class _Clock:
+    """Seconds by phase."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds = seconds
+
+    @contextmanager
+    def __call__(self, phase: str):
+        began = time.monotonic()
+        yield
+        self.seconds[phase] = time.monotonic() - began

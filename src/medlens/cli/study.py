@@ -1,0 +1,67 @@
+"""`medlens study [MODEL] [DATA] --out RUN`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from medlens import Forecast, Run
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="`phantom`, a transformers folder, or a hub id owner/name.")] = "phantom",
+    data: Annotated[str, typer.Argument(help="`phantom`, a folder of images, or a CSV or JSON-lines file of questions.")] = "phantom",
+    out: Annotated[Path, typer.Option(help="Folder of the run; must be free.")] = Path("runs/study"),
+    question: Annotated[str | None, typer.Option(help="Asked of images that come without one.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 200).")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
+    answers: Annotated[str, typer.Option(help="`generate` them, or take those `given` by the data.")] = "generate",
+    max_new_tokens: Annotated[int, typer.Option(help="Cap of a generated answer.")] = 16,
+    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read, and list them.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the price, write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001 (read in main)
+) -> None:
+    """Study a model on data: answers, geometry of its hidden states, and a report. Both default to the phantom."""
+    from medlens.plan import Plan
+
+    plan = Plan(
+        limit=limit, seed=seed, question=question, answers=answers, max_new_tokens=max_new_tokens, skip_bad=skip_bad,  # pyright: ignore
+    )  # fmt: skip
+    from medlens.cli.progress import Bars
+
+    with Bars() as bars:
+        bars.begin("loading", 1)
+        import medlens
+
+        loaded = medlens.load(model, device=device, dtype=dtype)
+        if dry_run:
+            _say_forecast(medlens.forecast(loaded, data, plan, watcher=bars), as_json)
+            return
+        run = medlens.study(loaded, data, plan, out, watcher=bars)
+    _say_run(run, bars.worked, as_json)
+
+
+def _say_forecast(forecast: Forecast, as_json: bool) -> None:
+    from medlens.cli.progress import price
+
+    print(json.dumps(forecast.as_dict()) if as_json else price(forecast))
+
+
+def _say_run(run: Run, worked: bool, as_json: bool) -> None:
+    if not worked:
+        print(f"medlens: {run.path} holds this very study already; nothing to do", file=sys.stderr)
+    for line in run.manifest["data"]["skipped"]:
+        print(f"medlens: left out: {line}", file=sys.stderr)
+    if as_json:
+        summary = {"run": str(run.path), "report": str(run.report), "samples": run.samples.height, "rows": run.rows.height}
+        print(json.dumps(summary | {"seconds": run.manifest["seconds"], "skipped": run.manifest["data"]["skipped"]}))
+    else:
+        print(f"report: {run.report}")

@@ -1,0 +1,59 @@
+"""Open an image as RGB, or say in one line why not. Nothing is shown to a model that needs a decision which changes the picture."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from medlens.errors import BadImage
+from medlens.types import ImageLike
+
+SMALLEST = 8  # pixels a side
+LARGEST = 80_000_000  # pixels: above it lies the realm of whole slides and decompression bombs
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+SIXTEEN_BIT = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+
+
+def open_image(image: ImageLike, sample: str = "") -> Image.Image:
+    """The image as RGB: grey, palette, CMYK and opaque RGBA are converted as PIL does (and as LLaVA-Med's own code does).
+
+    Raises BadImage, naming the sample and file: missing, corrupt, under 8 pixels a side, over 80 megapixels, several frames,
+    more than 8 bits a channel (which window?), partly transparent (on which background?).
+    """
+    whose = f"sample {sample}: " if sample else ""
+    if isinstance(image, Image.Image):
+        return _as_rgb(image, f"{whose}the image")
+    path = Path(image)
+    what = f"{whose}image {path.name}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below PIL's
+            with Image.open(path) as opened:
+                return _as_rgb(opened, what)
+    except FileNotFoundError as e:
+        raise BadImage(f"{what} does not exist") from e
+    except UnidentifiedImageError as e:
+        raise BadImage(f"{what} is not an image that can be read ({', '.join(sorted(SUFFIXES))}), or is corrupt") from e
+    except Image.DecompressionBombError as e:
+        raise BadImage(f"{what} is larger than {LARGEST // 10**6} megapixels; crop or downsize it first") from e
+    except (OSError, SyntaxError, ValueError) as e:
+        raise BadImage(f"{what} is corrupt or unreadable: {e}") from e
+
+
+def _as_rgb(image: Image.Image, what: str) -> Image.Image:
+    width, height = image.size
+    if min(width, height) < SMALLEST:
+        raise BadImage(f"{what} has {width} x {height} pixels; at least {SMALLEST} a side are needed")
+    if width * height > LARGEST:
+        raise BadImage(f"{what} has {width} x {height} pixels, over {LARGEST // 10**6} megapixels; crop or downsize it first")
+    if getattr(image, "n_frames", 1) > 1:
+        raise BadImage(f"{what} holds {image.n_frames} frames; save the one that is asked about")  # pyright: ignore
+    if image.mode in SIXTEEN_BIT:
+        raise BadImage(f"{what} has more than 8 bits a channel ({image.mode}); export it with its window applied, as 8 bit")
+    if "A" in image.getbands() or "transparency" in image.info:
+        lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+        if lowest != 255:
+            raise BadImage(f"{what} is partly transparent; flatten it onto the background it is meant to be seen on")
+    return image.convert("RGB")

@@ -1,0 +1,117 @@
+"""The only file that registers hooks or replaces modules. Everything is a context manager, and nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medlens.errors import BadModel
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block would have been called with: everything but the hidden state."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _StandIn(nn.Module):
+    """Stands where a block stood: writes down how it was called and hands the hidden state on, unchanged."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self._block = [block]  # in a list, so that the block is not registered as a child and moved or saved with this
+        self.entered: Tensor | None = None
+        self.call: Call | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("_block")[0], name)  # some decoders ask a block for its kind of attention
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.entered, self.call = hidden, Call(args, kwargs)
+        return hidden
+
+
+@contextmanager
+def stand_ins(decoder: nn.Module) -> Iterator[list[_StandIn]]:
+    """Replace `decoder.layers` by stand-ins for as long as the context lasts: the model's own forward then prepares everything
+    that its blocks need (masks, positions, rotary embeddings), whatever family it is, and computes none of them."""
+    blocks = decoder.layers
+    assert isinstance(blocks, nn.ModuleList)
+    standing = [_StandIn(block) for block in blocks]
+    decoder.layers = nn.ModuleList(standing)
+    try:
+        yield standing
+    finally:
+        decoder.layers = blocks
+
+
+@contextmanager
+def outputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect what the modules return, in the order in which they are called; of a tuple, its first part."""
+    collected: list[Tensor] = []
+
+    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        collected.append(output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(note).remove)
+        yield collected
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the first argument of every call of `module`."""
+    collected: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _module, inputs: collected.append(inputs[0]))
+    try:
+        yield collected
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def attentions_of(block: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the attention weights (1, heads, T, T) that a block's attention returns; needs the eager implementation."""
+    inner = getattr(block, "self_attn", None)
+    if inner is None:
+        raise BadModel(f"{type(block).__name__} has no `.self_attn`: this family's attention cannot be read yet")
+    collected: list[Tensor] = []
+    handle = inner.register_forward_hook(lambda _module, _inputs, output: collected.append(output[1]))
+    try:
+        yield collected
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def attention(module: Any, implementation: str) -> Iterator[None]:
+    """Run the model's decoder with another attention implementation ("eager" is the one that returns its weights)."""
+    before = module.config.get_text_config()._attn_implementation
+    module.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        module.set_attn_implementation(before)
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients; the model's mode is put back."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)

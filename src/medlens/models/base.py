@@ -1,0 +1,94 @@
+"""What a vision-language model is to us: a decoder of blocks, its final norm, its head, and a processor that makes its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medlens.errors import BadModel
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A transformers vision-language model with its processor, and where its parts are.
+
+    name: how the user called it. module: the `...ForConditionalGeneration`. processor: its tokenizer, image processor and chat
+    template. `checks`: what the self-test at load found.
+    """
+
+    name: str
+    module: Any
+    processor: Any
+    checks: dict[str, float] | None = None
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """The module whose `.layers` are the blocks."""
+        inner = self.module.get_decoder()
+        while not hasattr(inner, "layers"):
+            step = getattr(inner, "model", None) or getattr(inner, "decoder", None)
+            if step is None:
+                raise BadModel(f"{type(self.module).__name__}: no decoder with `.layers` found, so there are no blocks to walk")
+            inner = step
+        return inner
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Blocks 0 .. L-1."""
+        return list(self.decoder.layers)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def depth(self) -> int:
+        """L, the number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def norm(self) -> nn.Module:
+        """The final norm, between state L and the head."""
+        norm = getattr(self.decoder, "norm", None)
+        if norm is None:
+            raise BadModel(f"{type(self.decoder).__name__} has no final `.norm`: this family is not supported yet")
+        return norm  # pyright: ignore[reportReturnType]
+
+    @property
+    def head(self) -> nn.Module:
+        """Unembedding: normed state (T, d) to logits (T, V)."""
+        return self.module.get_output_embeddings()
+
+    @property
+    def text_config(self) -> Any:
+        return self.module.config.get_text_config()
+
+    @property
+    def width(self) -> int:
+        """d, the width of a hidden state."""
+        return self.text_config.hidden_size
+
+    @property
+    def image_token_id(self) -> int:
+        return self.module.config.image_token_id
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device  # pyright: ignore[reportReturnType]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.weight.dtype  # pyright: ignore[reportReturnType]
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    def unembed(self, normed: Tensor) -> Tensor:
+        """Logits (..., V) of states after the final norm, by the model's own head."""
+        return self.head(normed)

@@ -1,0 +1,152 @@
+"""From a sample to what the model reads, with every token's group: found from the chat template and the ids, never from constants.
+
+The chat template is rendered with marks in place of the user's words, which shows exactly which characters are the template's. The
+processor says where it put the image tokens; the tokenizer says which characters each token covers. The rest is bookkeeping.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from medlens.errors import BadInput, BadModel
+from medlens.models.base import Model
+from medlens.types import Group, Sample, Tokens
+
+MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
+
+
+@dataclass(frozen=True)
+class Look:
+    """Images, as the model takes them: the processor's tensors, and the text that stands for each image in the prompt."""
+
+    inputs: dict[str, Tensor]
+    placeholders: tuple[str, ...]
+
+
+def look(model: Model, images: Sequence[Image.Image]) -> Look:
+    """Process images once, for all the questions that will be asked of them."""
+    if not images:
+        return Look({}, ())
+    token = model.processor.image_token
+    made = model.processor(
+        text=[token * len(images)], images=list(images), return_tensors="pt", add_special_tokens=False,
+        return_text_replacement_offsets=True,
+    )  # fmt: skip
+    replaced = made.pop("text_replacement_offsets")[0]
+    inputs = {k: _placed(v, model) for k, v in made.items() if k not in ("input_ids", "attention_mask", "token_type_ids")}
+    return Look(inputs, tuple(r["replacement"] for r in replaced))
+
+
+def _placed(value: Any, model: Model) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(model.device, model.dtype if value.is_floating_point() else None)
+    return value
+
+
+def read(model: Model, sample: Sample, seen: Look, answer: str | None = None) -> Tokens:
+    """The tokens of a sample's prompt, or of prompt and answer, with their groups."""
+    text, spans = _render(model, sample, answer)
+    text, spans = _expand(model, text, spans, seen.placeholders)
+    begins = bool(model.tokenizer.bos_token) and text.startswith(model.tokenizer.bos_token)
+    made = model.tokenizer(text, add_special_tokens=not begins, return_offsets_mapping=True)
+    ids = tuple(made["input_ids"])
+    groups = tuple(
+        "image" if i == model.image_token_id else _group(text, span, spans)
+        for i, span in zip(ids, made["offset_mapping"], strict=True)
+    )
+    if seen.placeholders and "image" not in groups:
+        raise BadModel(f"{model.name}: the prompt of sample {sample.id or '?'} holds no image token: the chat template drops images")
+    return Tokens(ids, groups, tuple(model.tokenizer.convert_ids_to_tokens(list(ids))))
+
+
+Span = tuple[int, int, Group]
+
+
+def _group(text: str, token: tuple[int, int], spans: Sequence[Span]) -> Group:
+    """The group of the span that the token's visible characters lie in; between spans: the template's."""
+    start, end = token
+    visible = [i for i in range(start, end) if not text[i].isspace()]
+    for low, high, group in spans:
+        if any(low <= i < high for i in visible):
+            return group
+    return "template"
+
+
+def _render(model: Model, sample: Sample, answer: str | None) -> tuple[str, list[Span]]:
+    """The prompt as text, and the spans of it that are not the template's."""
+    contents: list[tuple[str, Group]] = []
+    for k, turn in enumerate(sample.turns):
+        _refuse_control(model, turn, sample)
+        contents.append((turn, "text" if k % 2 == 0 else "template"))
+    if answer is not None:
+        contents.append((answer, "answer"))
+    roles = ["user" if k % 2 == 0 else "assistant" for k in range(len(contents))]
+    marked = _apply(model, roles, [MARK.format(k) for k in range(len(contents))], len(sample.images), answer is None)
+    plain = _apply(model, roles, [c for c, _ in contents], len(sample.images), answer is None)
+    return plain, _locate(model, marked, plain, contents)
+
+
+def _apply(model: Model, roles: list[str], contents: list[str], images: int, prompt_only: bool) -> str:
+    if not getattr(model.processor, "chat_template", None):
+        raise BadModel(f"{model.name} has no chat template; add chat_template.jinja to its folder")
+    turns = []
+    for k, (role, content) in enumerate(zip(roles, contents, strict=True)):
+        pictures = [{"type": "image"}] * images if k == 0 else []
+        turns.append({"role": role, "content": [*pictures, {"type": "text", "text": content}]})
+    return model.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt_only)
+
+
+def _locate(model: Model, marked: str, plain: str, contents: list[tuple[str, Group]]) -> list[Span]:
+    """Where each content stands in the plain prompt: literal pieces of the template must stand between them, and do."""
+    pieces = re.split("\ue000\\d+\ue001", marked)
+    spans: list[Span] = []
+    at = len(pieces[0])
+    matches = plain.startswith(pieces[0])
+    for piece, (content, group) in zip(pieces[1:], contents, strict=False):
+        said = next((c for c in (content, content.strip()) if plain.startswith(c + piece, at)), None)
+        if said is None:
+            matches = False
+            break
+        spans.append((at, at + len(said), group))
+        at += len(said) + len(piece)
+    if not matches or at != len(plain) or len(pieces) != len(contents) + 1:
+        raise BadModel(f"{model.name}: its chat template rewrites the user's words, so their tokens cannot be told apart")
+    return spans
+
+
+def _expand(model: Model, text: str, spans: list[Span], placeholders: Sequence[str]) -> tuple[str, list[Span]]:
+    """Put in the image tokens, as the processor would, and move the spans along."""
+    token, parts = model.processor.image_token, text.split(model.processor.image_token)
+    if len(parts) != len(placeholders) + 1:
+        raise BadModel(f"{model.name}: {len(placeholders)} images given but the chat template makes room for {len(parts) - 1}")
+    at, grown = 0, 0  # where each image token ends in the text, and by how much the text before it has grown
+    ends: list[tuple[int, int]] = []
+    for part, placeholder in zip(parts, placeholders, strict=False):
+        at += len(part) + len(token)
+        grown += len(placeholder) - len(token)
+        ends.append((at, grown))
+    pieces = [piece for pair in zip(parts, [*placeholders, ""], strict=True) for piece in pair]
+    return "".join(pieces), [(a + _shift(ends, a), b + _shift(ends, a), group) for a, b, group in spans]
+
+
+def _shift(ends: list[tuple[int, int]], at: int) -> int:
+    return next((grown for end, grown in reversed(ends) if end <= at), 0)
+
+
+def _refuse_control(model: Model, words: str, sample: Sample) -> None:
+    """A control token in the user's words would be read as the template's."""
+    for token in {*model.tokenizer.all_special_tokens, model.processor.image_token}:
+        if token.strip() and token in words:
+            raise BadInput(f"sample {sample.id or '?'}: the question contains the control token {token!r}; take it out")
+
+
+def as_batch(ids: Sequence[int], device: torch.device) -> Tensor:
+    """Ids (T,) as the batch of one that a model takes, (1, T)."""
+    return torch.tensor(ids, device=device).unsqueeze(0)

@@ -1,0 +1,46 @@
+"""The only configuration. Command-line flags map onto it, one to one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from medlens.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study does.
+
+    instruments: which ones read the walk. limit: only the first so many samples. seed: of the row sample (and of phantom data).
+    question: asked of images that come without one.
+    answers: "generate" (greedily, then read on) or "given" (the data's own). max_new_tokens: cap of a generated answer.
+    neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
+    skip_bad: leave out samples that cannot be read, and list them, instead of stopping.
+    """
+
+    instruments: tuple[str, ...] = ("geometry",)
+    limit: int | None = None
+    seed: int = 0
+    question: str | None = None
+    answers: Literal["generate", "given"] = "generate"
+    max_new_tokens: int = 16
+    neighbour_rows: int = 4096
+    keep: float = 0.9
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        self._need(self.instruments == ("geometry",), "instruments", "('geometry',): the only one yet")
+        self._need(self.limit is None or self.limit > 0, "limit", "a positive number of samples")
+        self._need(self.seed >= 0, "seed", "a number from 0 on")
+        self._need(self.answers in ("generate", "given"), "answers", "'generate' or 'given'")
+        self._need(self.max_new_tokens > 0, "max_new_tokens", "a positive number")
+        self._need(self.neighbour_rows >= 3, "neighbour_rows", "at least 3")
+        self._need(0 < self.keep < 1, "keep", "a share between 0 and 1")
+
+    def _need(self, held: bool, field: str, expected: str) -> None:
+        if not held:
+            raise BadInput(f"{field} is {getattr(self, field)!r}; expected {expected}")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

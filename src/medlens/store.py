@@ -1,0 +1,171 @@
+"""The run: a folder with a manifest, parquet tables and pictures. Written beside its place and renamed when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from medlens.errors import BadRun, CannotWrite
+
+FORMAT = 1  # of the folder's layout; a reader refuses another
+
+# The columns, by contract: people's scripts call these names.
+TABLES: dict[str, dict[str, Any]] = {
+    "rows": {
+        "protocol": pl.String,  # "sound", or "published" for the study's own choices
+        "measure": pl.String,
+        "layer": pl.Int32,  # of a state measure: the state 0..L; of a pair measure: the block 0..L-1
+        "tokens": pl.String,  # image, text, template, answer, all
+        "group": pl.String,  # subgroup of samples; "all"
+        "variant": pl.String,  # "raw"; "normed": state L after the final norm
+        "value": pl.Float64,  # NaN where undefined, and `note` says why
+        "low": pl.Float64,  # interval; null where none was computed
+        "high": pl.Float64,
+        "n": pl.Int64,  # rows of hidden states it stands on
+        "note": pl.String,
+    },
+    "samples": {
+        "sample": pl.String,
+        "image": pl.String,
+        "patient": pl.String,
+        "question": pl.String,
+        "question_type": pl.String,
+        "answer": pl.String,  # the true one, where the data know it
+        "tags": pl.String,  # JSON
+        "picture": pl.String,  # downsized, relative to the run
+    },
+    "answers": {
+        "sample": pl.String,
+        "answer": pl.String,  # the model's
+        "logprob": pl.Float64,  # sum over its tokens, natural logarithm; null where it was given, not generated
+        "tokens": pl.Int64,
+        "correct": pl.Boolean,  # equals the true one but for case and outer spaces; null where none is known
+    },
+}
+
+
+class Run:
+    """A finished study. Tables are polars frames (`.to_pandas()` if you prefer): `rows`, `samples`, `answers`; see `TABLES`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self.manifest['model']['name']}, {self.samples.height} samples, {self.rows.height} rows)"
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Plan, model, data, versions, machine, timings."""
+        try:
+            manifest = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as e:
+            raise BadRun(f"{self.path} is not a run: it holds no manifest.json") from e
+        except ValueError as e:
+            raise BadRun(f"{self.path}/manifest.json is damaged: {e}") from e
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            got = manifest.get("format") if isinstance(manifest, dict) else manifest
+            raise BadRun(f"{self.path} is a run of format {got}; this medlens reads format {FORMAT}: repeat the study")
+        return manifest
+
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """One measured value a row."""
+        return self._table("rows")
+
+    @cached_property
+    def samples(self) -> pl.DataFrame:
+        """What was asked."""
+        return self._table("samples")
+
+    @cached_property
+    def answers(self) -> pl.DataFrame:
+        """What was answered."""
+        return self._table("answers")
+
+    @property
+    def report(self) -> Path:
+        """The report: one HTML file that needs nothing else."""
+        return self.path / "report.html"
+
+    def _table(self, name: str) -> pl.DataFrame:
+        try:
+            return pl.read_parquet(self.path / f"{name}.parquet")
+        except (OSError, pl.exceptions.PolarsError) as e:
+            raise BadRun(f"{self.path}/{name}.parquet is missing or damaged") from e
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder. Raises BadRun where it is none, is damaged, or is of another format."""
+    run = Run(Path(path))
+    _ = run.manifest
+    return run
+
+
+def finished(out: Path, key: str) -> Run | None:
+    """The run at `out` if this very study is there already; None if the place is free. Raises BadRun for anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / "manifest.json").is_file():
+        raise BadRun(f"{out} is there already and is not a run; choose another --out")
+    run = open_run(out)
+    if run.manifest.get("key") != key:
+        raise BadRun(f"{out} holds another study (other plan, weights, data or version); choose another --out, or delete it")
+    return run
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """A folder to write a run into; becomes `out` when the context ends well, and vanishes when it does not."""
+    out = out.absolute()
+    with _explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        with _explained(out):
+            yield folder
+            folder.chmod(0o755)
+            folder.replace(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT) else (e.strerror or str(e))
+        raise CannotWrite(f"cannot write {out.name}: {why}; nothing was left behind in {out.parent}") from e
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file of a run whole, and make sure that it reached the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_table(folder: Path, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as the table `name`, with its columns by contract."""
+    buffer = BytesIO()  # through memory, so that a full disk is an OSError of ours and not a panic of the writer's
+    pl.DataFrame(list(records), schema=TABLES[name]).write_parquet(buffer)
+    write(folder / f"{name}.parquet", buffer.getvalue())
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest; `format` is added."""
+    write(folder / "manifest.json", json.dumps({"format": FORMAT, **manifest}, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,115 @@
+"""From samples to cases: what walks through the model together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from medlens.models.base import Model
+from medlens.models.prompt import Look
+from medlens.types import Group, Sample, Tokens
+from medlens.walk.packing import Pack, additive, pack, visible
+
+CAUSAL_FAMILIES = {"llava"}  # an image's rows do not depend on the question; elsewhere every question walks alone
+BRANCH_TOKENS = 1024  # own tokens of the branches of one pack: more would cost more in attention than the prefix saves
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One sample as the model reads it."""
+
+    sample: Sample
+    look: Look
+    tokens: Tokens
+    image: str  # which image(s): prompts of the same image share a pack
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids up to the last image token: what all questions on the image have in common."""
+        end = max((i for i, g in enumerate(self.tokens.groups) if g == "image"), default=-1)
+        return self.tokens.ids[: end + 1]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pack on its walk, with the name of everything in it.
+
+    groups: of each place. counted: places whose rows are measured (a prefix that another pack holds too is counted there).
+    """
+
+    pack: Pack
+    look: Look
+    image: str
+    prompts: tuple[Prompt, ...]
+    groups: tuple[Group, ...]
+    counted: tuple[bool, ...]
+
+    def where(self, group: str) -> list[int]:
+        """Counted places of a group ("all": of every group)."""
+        return [i for i, (g, c) in enumerate(zip(self.groups, self.counted, strict=True)) if c and group in (g, "all")]
+
+    def identity(self, place: int) -> tuple[str, int]:
+        """What a place is, whatever it was packed with: its position in its sample, or in its image's prefix."""
+        branch = self.pack.segments[place]
+        return self.image if branch == 0 else self.prompts[branch - 1].sample.id, self.pack.positions[place]
+
+    def who(self, place: int) -> str:
+        """Sample, token and position at a place, for a reader."""
+        branch = max(self.pack.segments[place], 1) - 1
+        prompt, position = self.prompts[branch], self.pack.positions[place]
+        return f"sample {prompt.sample.id or '?'}, token {position} ({prompt.tokens.texts[position]!r})"
+
+
+def cases(model: Model, prompts: Sequence[Prompt]) -> list[Case]:
+    """Lay prompts out in packs, questions on the same image together, in the order in which the images come."""
+    sharing: dict[object, list[Prompt]] = {}
+    packed = model.module.config.model_type in CAUSAL_FAMILIES
+    for k, prompt in enumerate(prompts):
+        sharing.setdefault((prompt.image, prompt.prefix) if packed and prompt.prefix else k, []).append(prompt)
+    return [_case(chunk, first=k == 0) for same in sharing.values() for k, chunk in enumerate(_chunks(same))]
+
+
+def _chunks(prompts: list[Prompt]) -> list[list[Prompt]]:
+    chunks: list[list[Prompt]] = [[]]
+    used = 0
+    for prompt in prompts:
+        own = len(prompt.tokens) - len(prompt.prefix)
+        if chunks[-1] and used + own > BRANCH_TOKENS:
+            chunks.append([])
+            used = 0
+        chunks[-1].append(prompt)
+        used += own
+    return chunks
+
+
+def _case(prompts: list[Prompt], first: bool) -> Case:
+    packed = pack([p.tokens.ids for p in prompts], len(prompts[0].prefix))
+    own = [prompts[max(s, 1) - 1] for s in packed.segments]
+    groups = tuple(p.tokens.groups[at] for p, at in zip(own, packed.positions, strict=True))
+    counted = tuple(first or s > 0 for s in packed.segments)
+    return Case(packed, prompts[0].look, prompts[0].image, tuple(prompts), groups, counted)
+
+
+def arguments(model: Model, case: Case) -> dict[str, Any]:
+    """What the model's own forward is called with. A case of one prompt needs neither mask nor positions."""
+    called = {"input_ids": torch.tensor([case.pack.ids], device=model.device), **case.look.inputs}
+    if len(case.prompts) == 1:
+        return called
+    positions = torch.tensor([case.pack.positions], device=model.device)
+    return {**called, "position_ids": positions, "attention_mask": _masks(model, case, positions)}
+
+
+def _masks(model: Model, case: Case, positions: torch.Tensor) -> Any:
+    """One mask; or, where the decoder mixes kinds of attention, one of each kind by the names transformers gives them."""
+    segments = torch.tensor([case.pack.segments], device=model.device)
+    window = getattr(model.text_config, "sliding_window", None)
+    full = additive(visible(segments, positions), model.dtype)
+    if window is None:
+        return full
+    sliding = additive(visible(segments, positions, window), model.dtype)
+    if "sliding_attention" in (getattr(model.text_config, "layer_types", None) or ()):
+        return {"full_attention": full, "sliding_attention": sliding}
+    return sliding

@@ -1,0 +1,134 @@
+"""The walk: all cases through block b before any enters block b + 1, read by every visitor as they pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medlens import hooks
+from medlens.data.images import open_image
+from medlens.errors import NotFinite
+from medlens.models.base import Model
+from medlens.models.prompt import look, read
+from medlens.types import Sample, Tokens
+from medlens.walk.cases import Case, Prompt, arguments, cases
+
+
+class Visitor(Protocol):
+    """An instrument in the room. States are (T, d), one row for each place of the case."""
+
+    def visit(self, block: int, case: Case, before: Tensor, after: Tensor) -> None:
+        """A case has passed `block`: `before` is its state `block`, `after` its state `block + 1`."""
+
+    def leave(self, block: int) -> None:
+        """All cases have passed `block`."""
+
+    def finish(self, case: Case, raw: Tensor, normed: Tensor) -> None:
+        """A case has left the last block: state L, raw and after the final norm."""
+
+
+Tick = Callable[[], None]
+
+
+def walk(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], tick: Tick = lambda: None) -> None:
+    """Walk the cases through the model's blocks. `tick` is called once for each case and block.
+
+    Raises NotFinite, naming layer, sample and token, as soon as a state is not finite.
+    """
+    with hooks.evaluation(model.module):
+        entered = [_enter(model, case) for case in walkers]
+        states = [state for state, _ in entered]
+        for case, state in zip(walkers, states, strict=True):
+            _check(state, case, 0)
+        for b, block in enumerate(model.blocks):
+            for i, case in enumerate(walkers):
+                before, call = states[i], entered[i][1][b]
+                out = block(before, *call.args, **call.kwargs)
+                states[i] = out[0] if isinstance(out, tuple) else out
+                _check(states[i], case, b + 1)
+                for visitor in visitors:
+                    visitor.visit(b, case, before[0], states[i][0])
+                tick()
+            for visitor in visitors:
+                visitor.leave(b)
+        for case, state in zip(walkers, states, strict=True):
+            normed = model.norm(state)
+            for visitor in visitors:
+                visitor.finish(case, state[0], normed[0])
+
+
+def _enter(model: Model, case: Case) -> tuple[Tensor, list[hooks.Call]]:
+    """State 0 of a case, and what each block is to be called with: taken from the model's own forward, by stand-ins."""
+    with hooks.stand_ins(model.decoder) as standing:
+        model.module(**arguments(model, case), use_cache=False, logits_to_keep=1)
+    calls = [s.call for s in standing if s.call is not None]
+    state = standing[0].entered
+    if len(calls) != len(standing) or state is None:
+        raise RuntimeError(f"{len(standing) - len(calls)} blocks were never called by {type(model.module).__name__}")
+    return state, calls
+
+
+def _check(state: Tensor, case: Case, layer: int) -> None:
+    finite = torch.isfinite(state[0]).all(1)
+    if not finite.all():
+        place = int((~finite).nonzero()[0])
+        raise NotFinite(f"NaN or infinity in hidden state {layer}, {case.who(place)}; try --dtype float32")
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One sample's way through the model. Indices as in transformers.
+
+    hidden_states: L + 1 tensors (T, d); 0 enters the first block, the last one is after the final norm. raw_last: (T, d), state L
+    before that norm. logits: (T, V). attentions: L tensors (heads, T, T), rows sum to 1. tokens: id, group and text of each position.
+    """
+
+    hidden_states: tuple[Tensor, ...]
+    raw_last: Tensor
+    logits: Tensor
+    attentions: tuple[Tensor, ...]
+    tokens: Tokens
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self.states: list[Tensor] = []
+        self.raw: Tensor | None = None
+
+    def visit(self, block: int, case: Case, before: Tensor, after: Tensor) -> None:
+        self.states.append(before)
+
+    def leave(self, block: int) -> None:
+        pass
+
+    def finish(self, case: Case, raw: Tensor, normed: Tensor) -> None:
+        self.raw = raw
+        self.states.append(normed)
+
+
+def forward(model: Model, sample: Sample, answer: str | None = None) -> Forward:
+    """Run one sample (its prompt, or prompt and `answer`) and keep everything: see `Forward`.
+
+    Raises BadImage, BadInput (a control token in the question) and NotFinite (layer, sample, token).
+    """
+    prompt = prepare(model, sample, answer)
+    collector = _Collector()
+    with hooks.attention(model.module, "eager"), ExitStack() as stack:
+        collected = [stack.enter_context(hooks.attentions_of(block)) for block in model.blocks]
+        walk(model, cases(model, [prompt]), [collector])
+    assert collector.raw is not None
+    with torch.no_grad():
+        logits = model.unembed(collector.states[-1])
+    attentions = tuple(weights[0][0] for weights in collected)
+    return Forward(tuple(collector.states), collector.raw, logits, attentions, prompt.tokens)
+
+
+def prepare(model: Model, sample: Sample, answer: str | None = None) -> Prompt:
+    """One sample, its images opened and processed, its tokens grouped."""
+    seen = look(model, [open_image(image, sample.id) for image in sample.images])
+    return Prompt(sample, seen, read(model, sample, seen, answer), sample.image_id or sample.id)
