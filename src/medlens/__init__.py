@@ -59,7 +59,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = ("phantom", "errors", "stats", "measures")  # modules that are part of the public surface
 
-__all__ = sorted([*_HOME_OF, *_ROOMS])
+__all__ = sorted([*_HOME_OF, *_ROOMS])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

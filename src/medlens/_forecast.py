@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from medlens.data.intake import Intake
 from medlens.instruments.geometry import Geometry
-from medlens.intake import Intake
 from medlens.measures.neighbours import CHUNK, two_nearest
 from medlens.models.base import Model
 from medlens.plan import Plan

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
-import resource
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from medlens import store
+from medlens import _record, store
+from medlens._forecast import Forecast, foresee
 from medlens.data import read
 from medlens.data.images import open_image
+from medlens.data.intake import Intake, take_in
 from medlens.errors import BadInput, CannotWrite
-from medlens._forecast import Forecast, foresee
 from medlens.instruments.geometry import Geometry
-from medlens.intake import Intake, take_in
 from medlens.models import Model, load
 from medlens.models import prompt as prompts_
 from medlens.phantom import scanner
@@ -84,7 +76,7 @@ def study(
         rows = _walk(prepared, prompts, watcher)
     with store.writing(Path(out)) as folder:
         watcher.begin("writing the report", 1)
-        _write_tables(folder, prepared, answers, rows)
+        _record.write_tables(folder, prepared.intake, answers, rows)
         store.write_manifest(folder, _manifest(prepared, forecast, clock.seconds))
         write_report(folder)
         watcher.tick()
@@ -122,7 +114,7 @@ def _prepare(model: Model | str | Path, samples: Sequence[Sample] | str | Path, 
     loaded = model if isinstance(model, Model) else load(model)
     watcher.begin("reading prompts", len(intake.samples))
     prompts = _prompts(loaded, intake, watcher)
-    fingerprint = _fingerprint(loaded)
+    fingerprint = _record.fingerprint(loaded)
     identity = [plan.as_dict(), fingerprint, intake.fingerprint, version("medlens")]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return _Prepared(loaded, intake, prompts, plan, data_name, unread, key, fingerprint)
@@ -179,118 +171,26 @@ def _walk(prepared: _Prepared, prompts: list[Prompt], watcher: Watcher) -> list[
     return geometry.rows()
 
 
-# ---- what is written
-
-
-def _write_tables(folder: Path, prepared: _Prepared, answers: Sequence[Answer | None], rows: list[Row]) -> None:
-    intake, names = prepared.intake, {}
-    for number, (image, (suffix, data)) in enumerate(intake.pictures.items()):
-        names[image] = f"pictures/{number:04d}{suffix}"
-        store.write(folder / names[image], data)
-    store.write_table(folder, "rows", [row._asdict() for row in rows])
-    records = list(zip(intake.samples, intake.images, answers, strict=True))
-    store.write_table(folder, "samples", [_sample_record(s, image, names) for s, image, _ in records])
-    store.write_table(folder, "answers", [_answer_record(s, said) for s, _, said in records if said is not None])
-
-
-def _sample_record(sample: Sample, image: str, names: dict[str, str]) -> dict[str, Any]:
-    return {
-        "sample": sample.id,
-        "image": sample.image_id or image,
-        "patient": sample.patient_id,
-        "question": sample.question,
-        "question_type": sample.question_type,
-        "answer": sample.answer,
-        "tags": json.dumps(sample.tags, default=str),
-        "picture": names.get(image.split("+")[0]),
-    }
-
-
-def _answer_record(sample: Sample, said: Answer) -> dict[str, Any]:
-    known = None if sample.answer is None else _plain(said) == _plain(sample.answer)
-    logprob = sum(said.logprobs) if said.ids else None
-    return {"sample": sample.id, "answer": str(said), "logprob": logprob, "tokens": len(said.ids), "correct": known}
-
-
-def _plain(answer: str) -> str:
-    return answer.strip().casefold()
-
-
 def _manifest(prepared: _Prepared, forecast: Forecast, seconds: dict[str, float]) -> dict[str, Any]:
-    model = prepared.model
     return {
         "key": prepared.key,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "medlens": version("medlens"),
-        "command": _command(prepared),
+        **_record.describe_machine(),
+        "command": _record.command_line(prepared.model.name, prepared.data_name, prepared.plan),
         "plan": prepared.plan.as_dict(),
-        "model": {
-            "name": _public_name(model.name),
-            "family": model.module.config.model_type,
-            "blocks": model.depth,
-            "width": model.width,
-            "parameters": model.parameters,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": str(model.device),
-            "fingerprint": prepared.fingerprint,
-            "checks": model.checks,
-        },
-        "data": {
-            "name": prepared.data_name,
-            "samples": len(prepared.intake.samples),
-            "images": len(set(prepared.intake.images)),
-            "fingerprint": prepared.intake.fingerprint,
-            "skipped": [*prepared.unread, *prepared.intake.skipped],
-        },
+        "model": _record.describe_model(prepared.model, prepared.fingerprint),
+        "data": _record.describe_data(prepared.data_name, prepared.intake, prepared.unread),
         "forecast": forecast.as_dict(),
         "seconds": {phase: round(s, 2) for phase, s in seconds.items()},
-        "peak_memory": _peak_memory(),
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "polars")} | {"python": platform.python_version()},
-    }  # fmt: skip
-
-
-def _command(prepared: _Prepared) -> str:
-    """The command line that repeats the study; paths are the user's own business."""
-    model, data = ("phantom" if name == "phantom" else which for name, which in ((prepared.model.name, "$MODEL"), (prepared.data_name, "$DATA")))
-    changed = [f for f in fields(Plan) if getattr(prepared.plan, f.name) != f.default]
-    flags = [_flag(f.name, getattr(prepared.plan, f.name)) for f in changed]
-    return " ".join(["medlens study", model, data, *flags, "--out RUN"])
-
-
-def _flag(name: str, value: Any) -> str:
-    flag = f"--{name.replace('_', '-')}"
-    return flag if value is True else f"{flag} {shlex.quote(str(value))}"
-
-
-def _public_name(name: str) -> str:
-    """A model's name without the path to it: that is the user's own business."""
-    return Path(name).name if Path(name).exists() else name
-
-
-def _peak_memory() -> int:
-    """Bytes, of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _fingerprint(model: Model) -> str:
-    """Of names, shapes and values of the weights (of tensors over 4 million entries, every k-th) and of how prompts are made."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.module.state_dict().items()):
-        flat = weight.flatten()
-        sampled = flat[:: max(1, len(flat) // 4_000_000)].contiguous().cpu().view(torch.uint8)
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(sampled.numpy().tobytes())
-    digest.update(json.dumps([model.processor.chat_template, model.processor.image_processor.to_dict()], default=str).encode())
-    return digest.hexdigest()[:16]
+    }
 
 
 def _check_disk(out: Path, forecast: Forecast) -> None:
     there = next(p for p in out.absolute().parents if p.exists())
     free = shutil.disk_usage(there).free
     if free < forecast.disk:
-        raise CannotWrite(f"the run needs about {forecast.disk >> 20} MB and {there.name or '/'} has {free >> 20} MB free; choose another --out")
+        raise CannotWrite(
+            f"the run needs about {forecast.disk >> 20} MB and {there.name or '/'} has {free >> 20} MB free; choose another --out"
+        )
 
 
 class _Clock:

@@ -34,7 +34,7 @@ class _StandIn(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("_block")[0], name)  # some decoders ask a block for its kind of attention
+            return getattr(self.__dict__["_block"][0], name)  # some decoders ask a block for its kind of attention
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.entered, self.call = hidden, Call(args, kwargs)

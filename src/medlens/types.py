@@ -62,7 +62,7 @@ class Sample:
         paraphrases: Sequence[str] = (),
         tags: Mapping[str, Any] | None = None,
     ) -> None:
-        if image is not None and images or question is not None and turns:
+        if (image is not None and images) or (question is not None and turns):
             raise TypeError("give image or images, question or turns, not both")
         fields = {
             "images": (image,) if image is not None else tuple(images),
@@ -125,7 +125,7 @@ class Value(float):
         self.n, self.note = n, note
         return self
 
-    def __getnewargs__(self) -> tuple[float, int, str]:
+    def __getnewargs__(self) -> tuple[float, int, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return float(self), self.n, self.note
 
     def __repr__(self) -> str:

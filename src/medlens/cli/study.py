@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def command(
     model: Annotated[str, typer.Argument(help="`phantom`, a transformers folder, or a hub id owner/name.")] = "phantom",
-    data: Annotated[str, typer.Argument(help="`phantom`, a folder of images, or a CSV or JSON-lines file of questions.")] = "phantom",
+    data: Annotated[
+        str, typer.Argument(help="`phantom`, a folder of images, or a CSV or JSON-lines file of questions.")
+    ] = "phantom",
     out: Annotated[Path, typer.Option(help="Folder of the run; must be free.")] = Path("runs/study"),
     question: Annotated[str | None, typer.Option(help="Asked of images that come without one.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 200).")] = None,
@@ -27,7 +29,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read, and list them.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the price, write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001 (read in main)
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Study a model on data: answers, geometry of its hidden states, and a report. Both default to the phantom."""
     from medlens.plan import Plan
@@ -42,6 +44,7 @@ def command(
         import medlens
 
         loaded = medlens.load(model, device=device, dtype=dtype)
+        bars.tick()
         if dry_run:
             _say_forecast(medlens.forecast(loaded, data, plan, watcher=bars), as_json)
             return

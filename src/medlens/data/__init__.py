@@ -33,7 +33,9 @@ def read(path: str | Path, question: str | None = None, bad: Bad | None = None) 
         raise BadData(f"no data at {path}; give a folder of images, or a file: {', '.join(READERS)}")
     reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
-        raise BadData(f"{path.name}: no reader for {path.suffix or 'a file without ending'}; readers: a folder, {', '.join(READERS)}")
+        raise BadData(
+            f"{path.name}: no reader for {path.suffix or 'a file without ending'}; readers: a folder, {', '.join(READERS)}"
+        )
     samples = list(reader(path, question, bad or _raise))
     if not samples:
         raise BadData(f"{path} holds no samples that can be read")

@@ -20,7 +20,9 @@ def read_csv(path: Path, question: str | None, bad: Bad) -> Iterator[Sample]:
                 raise BadData(f"{path.name} line 1: no column `image`; got {', '.join(rows.fieldnames or ()) or 'an empty file'}")
             for number, row in enumerate(rows, start=1):
                 try:
-                    yield to_sample(_whole(row, path, rows.line_num), f"{path.name} line {rows.line_num}", path.parent, number, question)
+                    yield to_sample(
+                        _whole(row, path, rows.line_num), f"{path.name} line {rows.line_num}", path.parent, number, question
+                    )
                 except BadData as e:
                     bad(e)
         except (csv.Error, UnicodeDecodeError) as e:

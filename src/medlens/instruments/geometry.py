@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,10 +17,17 @@ from medlens.types import GROUPS, Row, Value
 class Passing(Protocol):
     """What geometry must know of a case: where its groups are, which image it shows, and what each place is."""
 
-    image: str
-
+    @property
+    def image(self) -> str: ...
     def where(self, group: str) -> list[int]: ...
     def identity(self, place: int) -> tuple[str, int]: ...
+
+
+class Mergeable(Protocol):
+    def merge(self, other: Any) -> Self: ...
+
+
+Sums = TypeVar("Sums", bound=Mergeable)
 
 
 class StateSums:
@@ -108,7 +115,7 @@ class Geometry:
             known[group] = torch.tensor([priority(self.seed, *case.identity(place)) for place in places])
         return known[group]
 
-    def _with_all(self, sums, empty) -> Iterator[tuple[str, object]]:
+    def _with_all(self, sums: Mapping[str, Sums], empty: Callable[[], Sums]) -> Iterator[tuple[str, Sums]]:
         merged = empty()
         for group, own in sums.items():
             yield group, own

@@ -11,13 +11,13 @@ from typing import Literal
 
 from medlens.measures.alignment import cka, cka_from_sums
 from medlens.measures.cosines import mean_cosine, mean_cosine_between, mean_cosine_between_from_sums, mean_cosine_from_sums
-from medlens.measures.neighbours import intrinsic_dimension
 from medlens.measures.linear import (
     linearity,
     linearity_from_sums,
     linearity_of_update,
     linearity_of_update_from_sums,
 )
+from medlens.measures.neighbours import intrinsic_dimension
 from medlens.measures.spectrum import (
     anisotropy,
     anisotropy_from_sums,

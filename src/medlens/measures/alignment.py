@@ -43,9 +43,7 @@ def _hsic_of_two(p: PairSums) -> Tensor:
     return _hsic(p.n, x.zz + p.zv, x.s, x.s + p.s, x.k1, l1, p.kl, p.lz, p.kw)
 
 
-def _hsic(
-    n: int, zw: Tensor, z: Tensor, w: Tensor, k1: Tensor, l1: Tensor, kl: Tensor, lz: Tensor, kw: Tensor
-) -> Tensor:
+def _hsic(n: int, zw: Tensor, z: Tensor, w: Tensor, k1: Tensor, l1: Tensor, kl: Tensor, lz: Tensor, kw: Tensor) -> Tensor:
     """Song's equation 5 with K = ZZ', L = WW', diagonals set to 0, written in sums over rows.
 
     zw = sum z w'; z, w = sums of rows; k, l = squared norms; kl = sum k l; lz = sum l z; kw = sum k w.

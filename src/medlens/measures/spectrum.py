@@ -7,7 +7,7 @@ All three depend on the number of rows: compare groups and layers only at equal 
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from medlens.stats.moments import Moments
@@ -49,8 +49,7 @@ def anisotropy_from_sums(moments: Moments) -> Value:
         largest = float(moments.eigenvalues()[-1])
     else:
         dense = scatter.cpu().numpy()
-        operator = LinearOperator(dense.shape, matvec=lambda v: dense @ v, dtype=dense.dtype)
-        largest = float(eigsh(operator, k=1, which="LA", v0=np.ones(len(dense)), return_eigenvectors=False)[0])
+        largest = float(eigsh(dense, k=1, which="LA", v0=np.ones(len(dense)), return_eigenvectors=False)[0])
     return Value(largest / float(scatter.trace()), moments.n)
 
 

@@ -49,7 +49,7 @@ def _from_pretrained(name: str, device: str, dtype: torch.dtype, local: bool) ->
     logging.disable_progress_bar()
     try:
         processor = transformers.AutoProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-        module, report = transformers.AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
             name, local_files_only=local, trust_remote_code=False, use_safetensors=True, dtype=dtype, output_loading_info=True
         )
     except Exception as e:  # transformers raises a dozen kinds; every one of them means that this cannot be loaded
@@ -57,11 +57,16 @@ def _from_pretrained(name: str, device: str, dtype: torch.dtype, local: bool) ->
     finally:
         logging.set_verbosity(shown)
         logging.enable_progress_bar()
+    module, report = loaded
     for kind in ("missing_keys", "mismatched_keys"):
         if keys := sorted(map(str, report[kind])):
-            raise BadModel(f"{name}: {len(keys)} {kind.replace('_', ' ')}, first {keys[0]}: weights and config do not belong together")
+            raise BadModel(
+                f"{name}: {len(keys)} {kind.replace('_', ' ')}, first {keys[0]}: weights and config do not belong together"
+            )
     if not hasattr(processor, "image_processor"):
-        raise BadModel(f"{name}: its processor is a {type(processor).__name__} without an image processor; preprocessor_config.json?")
+        raise BadModel(
+            f"{name}: its processor is a {type(processor).__name__} without an image processor; preprocessor_config.json?"
+        )
     return module.to(device).eval(), processor
 
 

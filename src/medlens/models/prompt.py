@@ -57,12 +57,14 @@ def read(model: Model, sample: Sample, seen: Look, answer: str | None = None) ->
     begins = bool(model.tokenizer.bos_token) and text.startswith(model.tokenizer.bos_token)
     made = model.tokenizer(text, add_special_tokens=not begins, return_offsets_mapping=True)
     ids = tuple(made["input_ids"])
-    groups = tuple(
+    groups: tuple[Group, ...] = tuple(
         "image" if i == model.image_token_id else _group(text, span, spans)
         for i, span in zip(ids, made["offset_mapping"], strict=True)
     )
     if seen.placeholders and "image" not in groups:
-        raise BadModel(f"{model.name}: the prompt of sample {sample.id or '?'} holds no image token: the chat template drops images")
+        raise BadModel(
+            f"{model.name}: the prompt of sample {sample.id or '?'} holds no image token: the chat template drops images"
+        )
     return Tokens(ids, groups, tuple(model.tokenizer.convert_ids_to_tokens(list(ids))))
 
 

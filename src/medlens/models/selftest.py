@@ -25,8 +25,8 @@ def check_weights(model: Model) -> None:
 def self_test(model: Model) -> dict[str, float]:
     """Run two different images once and compare. Returns what was found (relative differences; `image_effect` is absolute).
 
-    head(norm(raw last state)) = logits; blocks' outputs = transformers' hidden states; attention rows sum to 1. A model whose logits
-    are the same for two different images is not refused: `image_effect` 0 says that it is image-blind.
+    head(norm(raw last state)) = logits; blocks' outputs = transformers' hidden states; attention rows sum to 1. A model whose
+    logits are the same for two different images is not refused: `image_effect` 0 says that it is image-blind.
     """
     size = 64
     dark, light = (Image.fromarray(_gradient(size, flip).numpy()).convert("RGB") for flip in (False, True))
@@ -50,9 +50,13 @@ def _run(model: Model, image: Image.Image) -> tuple[list[Tensor], Tensor, Tensor
     sample = Sample(image=image, question="is there a pathology on the image ?", id="self-test")
     seen = look(model, [image])
     ids = as_batch(read(model, sample, seen).ids, model.device)
-    with hooks.evaluation(model.module), hooks.attention(model.module, "eager"), hooks.inputs_of(model.norm) as into_norm:
-        with hooks.outputs_of_each(model.blocks) as after_blocks:
-            out = model.module(input_ids=ids, **seen.inputs, output_hidden_states=True, output_attentions=True, use_cache=False)
+    with (
+        hooks.evaluation(model.module),
+        hooks.attention(model.module, "eager"),
+        hooks.inputs_of(model.norm) as into_norm,
+        hooks.outputs_of_each(model.blocks) as after_blocks,
+    ):
+        out = model.module(input_ids=ids, **seen.inputs, output_hidden_states=True, output_attentions=True, use_cache=False)
     return list(out.hidden_states), into_norm[-1], out.logits, list(out.attentions or ()), after_blocks
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def words() -> list[str]:
     return [*SPECIAL, *sorted({word for phrase in spoken for word in phrase.split()})]
 
 
-def blank_processor():
+def blank_processor() -> Any:
     """A LLaVA processor with the phantom's word-level tokenizer and 64-pixel images."""
     from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import WordLevel
@@ -81,12 +82,12 @@ def blank_processor():
     )  # fmt: skip
 
 
-def blank_model(seed: int):
+def blank_model(seed: int) -> Any:
     """The architecture with fresh weights: LLaVA's own, small. Decoder at scale 0.08: at 0.02 this width never learns."""
     from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
     vocabulary = words()
-    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    special: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
     torch.manual_seed(seed)
     return LlavaForConditionalGeneration(
         LlavaConfig(
@@ -157,7 +158,7 @@ Progress = Callable[[str, int, int, float], None]
 
 
 def train(recipe: Recipe, folder: Path, progress: Progress = lambda *_: None, every: int = 200) -> Path:
-    """Train by `recipe`; write checkpoints and at last the finished model into `folder`. Goes on from a checkpoint if one is there."""
+    """Train by `recipe`; write checkpoints and at last the model into `folder`. Goes on from a checkpoint if there is one."""
     torch.use_deterministic_algorithms(True)
     folder.mkdir(parents=True, exist_ok=True)
     material, model = Material(TRAINING, recipe.seed, n=recipe.slices), blank_model(recipe.seed)
@@ -168,7 +169,7 @@ def train(recipe: Recipe, folder: Path, progress: Progress = lambda *_: None, ev
     return save(model, recipe, folder)
 
 
-def save(model: nn.Module, recipe: Recipe, folder: Path) -> Path:
+def save(model: Any, recipe: Recipe, folder: Path) -> Path:
     """Write the model in float16, its processor and its recipe: an ordinary transformers folder."""
     processor = blank_processor()
     model.half().save_pretrained(folder)
@@ -177,7 +178,7 @@ def save(model: nn.Module, recipe: Recipe, folder: Path) -> Path:
     return folder
 
 
-def _train_tower(tower: nn.Module, material: Material, recipe: Recipe, progress: Progress) -> None:
+def _train_tower(tower: Any, material: Material, recipe: Recipe, progress: Progress) -> None:
     """Lesion type of every patch, modality from the mean of the patches, read off the layer that the decoder will be given."""
     width = tower.config.hidden_size
     torch.manual_seed(recipe.seed)
@@ -194,9 +195,7 @@ def _train_tower(tower: nn.Module, material: Material, recipe: Recipe, progress:
         progress("tower", s + 1, recipe.tower_steps, float(loss.detach()))
 
 
-def _train_whole(
-    model: nn.Module, material: Material, recipe: Recipe, checkpoint: Path, progress: Progress, every: int
-) -> None:
+def _train_whole(model: nn.Module, material: Material, recipe: Recipe, checkpoint: Path, progress: Progress, every: int) -> None:
     step = _Stepper([*model.parameters()], recipe.learning_rate, recipe.steps, recipe.warmup)
     start = _resume(model, step, checkpoint)
     for s in range(start, recipe.steps):

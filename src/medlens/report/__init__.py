@@ -55,8 +55,8 @@ def _warnings(run: store.Run) -> list[str]:
     found = []
     if model["name"] == "phantom" and data["name"] != "phantom":
         found.append(
-            "The model is the phantom: it was trained on drawn slices and nothing else, so its answers to these images mean nothing. "
-            "The geometry of its hidden states is measured all the same, and is real."
+            "The model is the phantom: it was trained on drawn slices and nothing else, so its answers to these images "
+            "mean nothing. The geometry of its hidden states is measured all the same, and is real."
         )
     if model["checks"] and model["checks"]["image_effect"] == 0:
         found.append("This model is image-blind: two different images gave the same logits when it was loaded.")
@@ -118,7 +118,9 @@ def _samples(run: store.Run) -> list[dict[str, Any]]:
     images: dict[str, dict[str, Any]] = {}
     for record in joined.to_dicts():
         key = record["picture"] or record["sample"]
-        shown = images.setdefault(key, {"picture": _inline(run.path, record["picture"]), "name": record["image"], "tags": {}, "asked": []})
+        shown = images.setdefault(
+            key, {"picture": _inline(run.path, record["picture"]), "name": record["image"], "tags": {}, "asked": []}
+        )
         shown["tags"] |= {k: v for k, v in json.loads(record["tags"]).items() if v is not None}
         shown["asked"].append(record)
     return list(images.values())

@@ -93,7 +93,7 @@ READINGS: dict[str, Reading] = {
 }
 
 
-def curve(rows: pl.DataFrame, measure: str, tokens: str, width: int = WIDTH) -> alt.LayerChart:
+def curve(rows: pl.DataFrame, measure: str, tokens: str) -> alt.LayerChart:
     """One measure over the layers for one token group; the same y axis for image and text. Undefined layers are left open."""
     reading = READINGS[measure]
     shown = rows.filter((pl.col("measure") == measure) & pl.col("value").is_finite())
@@ -108,7 +108,7 @@ def curve(rows: pl.DataFrame, measure: str, tokens: str, width: int = WIDTH) -> 
     line = raw.mark_line(color=colour, strokeWidth=2)
     points = raw.mark_point(color=colour, filled=True, size=34, opacity=1)
     normed = base.transform_filter("datum.variant == 'normed'").mark_point(color=colour, shape="diamond", size=70, filled=False)
-    return (line + points + normed).properties(width=width, height=HEIGHT)
+    return alt.layer(line, points, normed).properties(width=WIDTH, height=HEIGHT)
 
 
 def pair(rows: pl.DataFrame, measure: str) -> alt.HConcatChart:
@@ -132,7 +132,9 @@ def _styled(chart: alt.Chart | alt.LayerChart | alt.HConcatChart) -> str:
     grey = "#5a5a5a"
     return (
         chart.configure(background="white", font="sans-serif")
-        .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=grey, titleColor=grey, gridColor="#ececec")
+        .configure_axis(
+            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=grey, titleColor=grey, gridColor="#ececec"
+        )
         .configure_view(stroke=None)
         .configure_title(fontSize=14, anchor="start", fontWeight="normal")
         .to_json()

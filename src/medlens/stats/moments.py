@@ -117,9 +117,10 @@ class Moments:
 
     def eigenvalues(self) -> Tensor:
         """Eigenvalues of `scatter()`, ascending, clipped at 0; computed once."""
-        if self._spectrum is None:
-            self._spectrum = torch.linalg.eigvalsh(self.scatter()).clamp_min(0)
-        return self._spectrum
+        spectrum = self._spectrum
+        if spectrum is None:
+            spectrum = self._spectrum = torch.linalg.eigvalsh(self.scatter()).clamp_min(0)
+        return spectrum
 
 
 class PairSums:

@@ -88,7 +88,7 @@ def _chunks(prompts: list[Prompt]) -> list[list[Prompt]]:
 def _case(prompts: list[Prompt], first: bool) -> Case:
     packed = pack([p.tokens.ids for p in prompts], len(prompts[0].prefix))
     own = [prompts[max(s, 1) - 1] for s in packed.segments]
-    groups = tuple(p.tokens.groups[at] for p, at in zip(own, packed.positions, strict=True))
+    groups: tuple[Group, ...] = tuple(p.tokens.groups[at] for p, at in zip(own, packed.positions, strict=True))
     counted = tuple(first or s > 0 for s in packed.segments)
     return Case(packed, prompts[0].look, prompts[0].image, tuple(prompts), groups, counted)
 

@@ -85,7 +85,7 @@ class Forward:
     """One sample's way through the model. Indices as in transformers.
 
     hidden_states: L + 1 tensors (T, d); 0 enters the first block, the last one is after the final norm. raw_last: (T, d), state L
-    before that norm. logits: (T, V). attentions: L tensors (heads, T, T), rows sum to 1. tokens: id, group and text of each position.
+    before that norm. logits: (T, V). attentions: L tensors (heads, T, T), rows sum to 1. tokens: ids, groups, texts.
     """
 
     hidden_states: tuple[Tensor, ...]

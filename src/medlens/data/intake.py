@@ -46,7 +46,9 @@ def take_in(samples: Sequence[Sample], skip_bad: bool = False, tick: Callable[[]
             skipped.append(str(e))
         tick()
     if not kept:
-        raise BadData(f"no sample left to study: {len(skipped)} of {len(samples)} could not be read" if samples else "an empty data set")
+        raise BadData(
+            f"no sample left to study: {len(skipped)} of {len(samples)} could not be read" if samples else "an empty data set"
+        )
     whole = hashlib.sha256()
     for sample, image in kept:
         whole.update(json.dumps([sample.id, image, sample.turns, sample.answer]).encode())
@@ -65,9 +67,7 @@ def _numbered(samples: Sequence[Sample]) -> list[Sample]:
     return named
 
 
-def _fingerprint(
-    image: ImageLike, sample: Sample, known: dict[str, str], pictures: dict[str, tuple[str, bytes]]
-) -> str:
+def _fingerprint(image: ImageLike, sample: Sample, known: dict[str, str], pictures: dict[str, tuple[str, bytes]]) -> str:
     key = f"object {id(image)}" if isinstance(image, Image.Image) else str(image)
     if key not in known:
         opened = open_image(image, sample.id)

@@ -1,0 +1,45 @@
+# Every target sets up .venv by itself, from constraints.txt. Needed: Python 3.11 or newer, and make.
+PYTHON ?= python3
+PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+OUT ?= runs/study
+
+.PHONY: help setup study test check bench docs
+
+help:
+	@echo "make study   run the main job on the phantom; prints where the report is"
+	@echo "make test    run the tests     make check   lint, types, import contract"
+	@echo "make bench   time and memory   make docs    run the documentation's examples and build it"
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medlens needs Python 3.11 or newer; set PYTHON=")'
+	@$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "setting up .venv (once, a minute or two)"
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.installed
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/.bench: .venv/.dev
+	@$(PIP) --editable '.[dev,bench]'
+	@touch $@
+
+setup: .venv/.installed
+
+study: .venv/.installed
+	@.venv/bin/medlens study --out $(OUT)
+
+test: .venv/.dev
+	@.venv/bin/python -m pytest
+
+check: .venv/.dev
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/pyright
+
+bench: .venv/.bench
+	@.venv/bin/python benchmarks/run.py
+
+docs: .venv/.dev
+	@.venv/bin/python -m pytest docs -q && .venv/bin/mkdocs build --quiet --strict && echo "docs: site/index.html"

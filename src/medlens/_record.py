@@ -1,0 +1,138 @@
+"""What a study writes down: its tables, its manifest, and who the model is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medlens import store
+from medlens.data.intake import Intake
+from medlens.models import Model
+from medlens.plan import Plan
+from medlens.types import Answer, Row, Sample
+
+
+def write_tables(folder: Path, intake: Intake, answers: Sequence[Answer | None], rows: Sequence[Row]) -> None:
+    """The tables and pictures of a run."""
+    names: dict[str, str] = {}
+    for number, (image, (suffix, data)) in enumerate(intake.pictures.items()):
+        names[image] = f"pictures/{number:04d}{suffix}"
+        store.write(folder / names[image], data)
+    store.write_table(folder, "rows", [row._asdict() for row in rows])
+    records = list(zip(intake.samples, intake.images, answers, strict=True))
+    store.write_table(folder, "samples", [_sample_record(s, image, names) for s, image, _ in records])
+    store.write_table(folder, "answers", [_answer_record(s, said) for s, _, said in records if said is not None])
+
+
+def _sample_record(sample: Sample, image: str, names: dict[str, str]) -> dict[str, Any]:
+    return {
+        "sample": sample.id,
+        "image": sample.image_id or image,
+        "patient": sample.patient_id,
+        "question": sample.question,
+        "question_type": sample.question_type,
+        "answer": sample.answer,
+        "tags": json.dumps(sample.tags, default=str),
+        "picture": names.get(image.split("+")[0]),
+    }
+
+
+def _answer_record(sample: Sample, said: Answer) -> dict[str, Any]:
+    known = None if sample.answer is None else _plain(said) == _plain(sample.answer)
+    logprob = sum(said.logprobs) if said.ids else None
+    return {"sample": sample.id, "answer": str(said), "logprob": logprob, "tokens": len(said.ids), "correct": known}
+
+
+def _plain(answer: str) -> str:
+    return answer.strip().casefold()
+
+
+def describe_model(model: Model, fingerprint: str) -> dict[str, Any]:
+    """What the manifest says of the model."""
+    return {
+        "name": public_name(model.name),
+        "family": model.module.config.model_type,
+        "blocks": model.depth,
+        "width": model.width,
+        "parameters": model.parameters,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "fingerprint": fingerprint,
+        "checks": model.checks,
+    }
+
+
+def describe_data(name: str, intake: Intake, unread: Sequence[str]) -> dict[str, Any]:
+    """What the manifest says of the data."""
+    return {
+        "name": name,
+        "samples": len(intake.samples),
+        "images": len(set(intake.images)),
+        "fingerprint": intake.fingerprint,
+        "skipped": [*unread, *intake.skipped],
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """When, with what and on what kind of machine; not whose."""
+    packages = ("torch", "transformers", "numpy", "polars")
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "medlens": version("medlens"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+        "peak_memory": _peak_memory(),
+    }
+
+
+def command_line(model: str, data: str, plan: Plan) -> str:
+    """The command line that repeats a study; paths are the user's own business."""
+    words = ["medlens study", "phantom" if model == "phantom" else "$MODEL", "phantom" if data == "phantom" else "$DATA"]
+    changed = [f.name for f in fields(Plan) if getattr(plan, f.name) != f.default]
+    return " ".join([*words, *(_flag(name, getattr(plan, name)) for name in changed), "--out RUN"])
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is True else f"{flag} {shlex.quote(str(value))}"
+
+
+def public_name(name: str) -> str:
+    """A model's name without the path to it: that is the user's own business."""
+    return Path(name).name if Path(name).exists() else name
+
+
+def _peak_memory() -> int:
+    """Bytes, of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def fingerprint(model: Model) -> str:
+    """Of names, shapes and values of the weights (of tensors over 4 million entries, every k-th) and of how prompts are made."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.module.state_dict().items()):
+        flat = weight.flatten()
+        sampled = flat[:: max(1, len(flat) // 4_000_000)].contiguous().cpu().view(torch.uint8)
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(sampled.numpy().tobytes())
+    digest.update(json.dumps([model.processor.chat_template, model.processor.image_processor.to_dict()], default=str).encode())
+    return digest.hexdigest()[:16]
