@@ -43,4 +43,4 @@ class Plan:
             raise BadInput(f"{field} is {getattr(self, field)!r}; expected {expected}")
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # as JSON gives it back

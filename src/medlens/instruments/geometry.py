@@ -13,6 +13,8 @@ from medlens.stats import CosineSums, Moments, PairSums, RowSample
 from medlens.stats.rows import priority
 from medlens.types import GROUPS, Row, Value
 
+RESOLUTION = 1e-5  # of a row's norm: the contract's tolerance for one state computed in two batches
+
 
 class Passing(Protocol):
     """What geometry must know of a case: where its groups are, which image it shows, and what each place is."""
@@ -133,7 +135,7 @@ class Geometry:
                 self._note(name, layer, group, variant, measure.of_sums(sums.cosines))
             if measure.needs == "rows":
                 rows = sums.rows.rows
-                value = Value.undefined(0, "0 rows") if rows is None else measure.of_arrays(rows, self.keep)
+                value = Value.undefined(0, "0 rows") if rows is None else measure.of_arrays(rows, self.keep, RESOLUTION)
                 if sums.rows.seen > self.cap and not value.note:
                     value = Value(value, value.n, f"{self.cap} of {sums.rows.seen} rows")
                 self._note(name, layer, group, variant, value)

@@ -27,6 +27,10 @@ def load(model: str | Path | Any = "phantom", processor: Any = None, *, device: 
     Raises BadModel when it cannot be loaded (a part is missing, a weight is NaN) or fails the self-test; BadInput for arguments
     that make no sense.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:  # torch raises either, depending on how it was built
+        raise BadInput(f"device {device} cannot be used here: {str(e).splitlines()[0]}") from e
     if dtype not in DTYPES:
         raise BadInput(f"dtype is one of {', '.join(DTYPES)}; got {dtype}")
     if not isinstance(model, str | Path):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medlens.errors import BadModel
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A transformers vision-language model with its processor, and where its parts are.
 
@@ -24,6 +24,9 @@ class Model:
     module: Any
     processor: Any
     checks: dict[str, float] | None = None
+
+    def __repr__(self) -> str:
+        return f"Model({self.name}: {self.module.config.model_type}, {self.depth} blocks, {self.width} wide)"
 
     @cached_property
     def decoder(self) -> nn.Module:

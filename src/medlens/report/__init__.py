@@ -11,7 +11,7 @@ import jinja2
 import polars as pl
 
 from medlens import store
-from medlens.report.charts import COLOURS, READINGS, SIDES, as_png, as_svg, curve, pair
+from medlens.report.charts import COLOURS, READINGS, SIDES, as_files, as_svg, curve, pair
 
 SHOWN = 60  # samples with their picture; all are in the tables
 
@@ -20,9 +20,8 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` and the charts (`charts/*.png`, `*.svg`) into a run folder. Returns the report's path."""
     run = store.open_run(folder)
     for measure in READINGS:
-        chart = pair(run.rows, measure)
-        store.write(folder / "charts" / f"{measure}.svg", as_svg(chart))
-        store.write(folder / "charts" / f"{measure}.png", as_png(chart))
+        for kind, content in as_files(pair(run.rows, measure)).items():
+            store.write(folder / "charts" / f"{measure}.{kind}", content)
     store.write(run.report, render(run))
     return run.report
 
@@ -35,6 +34,7 @@ def render(run: store.Run) -> str:
     environment.filters["number"] = _number
     return environment.get_template("report.html.j2").render(
         manifest=run.manifest,
+        title=_title(run),
         warnings=_warnings(run),
         measures=[_measure(run.rows, name) for name in READINGS],
         scores=_scores(run),
@@ -47,6 +47,11 @@ def render(run: store.Run) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _title(run: store.Run) -> str:
+    model, data = run.manifest["model"]["name"], run.manifest["data"]["name"]
+    return f"{'the phantom' if model == 'phantom' else model} on {'its own slices' if data == model == 'phantom' else data}"
 
 
 def _warnings(run: store.Run) -> list[str]:

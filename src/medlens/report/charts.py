@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import cast
 
 import altair as alt
 import polars as pl
@@ -12,7 +13,7 @@ import vl_convert
 
 COLOURS = {"image": "#0072B2", "text": "#D55E00", "answer": "#009E73", "template": "#7F7F7F", "all": "#111111"}  # Okabe-Ito
 SIDES = ("image", "text")
-WIDTH, HEIGHT = 400, 190
+WIDTH, HEIGHT = 370, 190
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def curve(rows: pl.DataFrame, measure: str, tokens: str) -> alt.LayerChart:
     line = raw.mark_line(color=colour, strokeWidth=2)
     points = raw.mark_point(color=colour, filled=True, size=34, opacity=1)
     normed = base.transform_filter("datum.variant == 'normed'").mark_point(color=colour, shape="diamond", size=70, filled=False)
-    return alt.layer(line, points, normed).properties(width=WIDTH, height=HEIGHT)
+    return cast("alt.LayerChart", alt.layer(line, points, normed)).properties(width=WIDTH, height=HEIGHT)
 
 
 def pair(rows: pl.DataFrame, measure: str) -> alt.HConcatChart:
@@ -123,9 +124,10 @@ def as_svg(chart: alt.Chart | alt.LayerChart | alt.HConcatChart) -> str:
     return re.sub(r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"', r"\1", svg, count=1)
 
 
-def as_png(chart: alt.HConcatChart) -> bytes:
-    """The chart as PNG, at twice the pixels."""
-    return vl_convert.vegalite_to_png(_styled(chart), scale=2)
+def as_files(chart: alt.HConcatChart) -> dict[str, str | bytes]:
+    """The chart as files for a paper or a slide: SVG, and the same as PNG at twice the pixels."""
+    svg = vl_convert.vegalite_to_svg(_styled(chart))
+    return {"svg": svg, "png": vl_convert.svg_to_png(svg, scale=2)}
 
 
 def _styled(chart: alt.Chart | alt.LayerChart | alt.HConcatChart) -> str:

@@ -1,0 +1,55 @@
+"""What many tests share. Real data and Chromium are found here, and a skip says what is missing."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import medlens
+
+torch.set_num_threads(1)  # on models this small, two threads are slower than one
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    """The shipped model. Tests must leave it as they found it."""
+    return medlens.load("phantom")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    folder = os.environ.get("MEDLENS_REAL_DATA")
+    if not folder:
+        pytest.skip("no real data: set MEDLENS_REAL_DATA to the folder that holds vqa_rad/")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium: install the package `chromium`")
+    return found
+
+
+@pytest.fixture
+def tiny_llava():
+    """A function that makes a random LLaVA of the phantom's vocabulary, with another decoder: `tiny_llava(sliding_window=16)`."""
+    from transformers import LlavaForConditionalGeneration, MistralConfig
+
+    from medlens.phantom.train import blank_model, blank_processor
+
+    def make(decoder=MistralConfig, **changes):
+        config = blank_model(0).config
+        text = {
+            "vocab_size": config.text_config.vocab_size, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2,
+            "pad_token_id": 3, "head_dim": 8,
+        }  # fmt: skip
+        config.text_config = decoder(**{**text, **changes})
+        torch.manual_seed(0)
+        return medlens.load(LlavaForConditionalGeneration(config), blank_processor())
+
+    return make

@@ -1,0 +1,111 @@
+"""The command line, run as a user runs it: in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def medlens(*arguments, cwd):
+    return subprocess.run([sys.executable, "-c", "from medlens.cli import main; main()", *map(str, arguments)],
+                          capture_output=True, text=True, cwd=cwd, check=False, env=None)  # fmt: skip
+
+
+def one_line(done):
+    """Exit code 2 and one line on stderr, no traceback."""
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("medlens: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"]])
+def test_help_imports_nothing_heavy(arguments, tmp_path):
+    heavy = "torch transformers polars altair numpy scipy"
+    code = f"""
+import sys
+sys.argv = ["medlens", *{arguments!r}]
+from medlens.cli import main
+try:
+    main()
+except SystemExit as e:
+    assert e.code == 0
+print("IMPORTED", [m for m in {heavy!r}.split() if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "IMPORTED []" in done.stdout
+    assert "study" in done.stdout
+
+
+def test_study_then_again_then_another(tmp_path):
+    first = medlens("study", "--limit", 5, "--out", "run", "--json", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    said = json.loads(first.stdout)
+    assert said["samples"] == 5
+    assert said["skipped"] == []
+    assert (tmp_path / said["report"]).is_file()
+    assert "plan: 5 samples on 1 images" in first.stderr.replace("\n", " ")
+    again = medlens("study", "--limit", 5, "--out", "run", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stderr
+    assert again.stdout.strip() == "report: run/report.html"
+    assert "another study" in one_line(medlens("study", "--limit", 6, "--out", "run", cwd=tmp_path))
+
+
+def test_dry_run(tmp_path):
+    done = medlens("study", "--limit", 5, "--dry-run", "--json", "--out", "run", cwd=tmp_path)
+    assert json.loads(done.stdout)["samples"] == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def data(tmp_path):
+    Image.fromarray(np.full((70, 60), 80, np.uint8)).save(tmp_path / "a.png")
+    Image.new("L", (1, 1)).save(tmp_path / "dot.png")
+    (tmp_path / "d.csv").write_text("image,question\na.png,is there a lesion ?\ndot.png,is there a lesion ?\n,what ?\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["phantom", "nowhere"], "no data at nowhere"),
+        (["phantom", "empty", "--question", "what ?"], "no samples"),
+        (["phantom", "d.csv"], "line 4: no image"),
+        (["nomodel"], "no model 'nomodel'"),
+        (["model"], "no tokenizer"),
+        (["--limit", "0"], "limit is 0"),
+        (["--answers", "guess"], "answers is 'guess'"),
+        (["--dtype", "int3"], "dtype is one of"),
+        (["--device", "abacus"], "device abacus"),
+    ],
+)
+def test_bad_input_is_one_line(data, arguments, says):
+    assert says in one_line(medlens("study", *arguments, "--out", "run", cwd=data))
+    assert not (data / "run").exists()
+
+
+def test_skip_bad_goes_on_and_lists(data):
+    done = medlens("study", "phantom", "d.csv", "--skip-bad", "--out", "run", cwd=data)
+    assert done.returncode == 0, done.stderr
+    assert "left out: d.csv line 4" in done.stderr
+    assert "left out: sample 0002: image dot.png has 1 x 1 pixels" in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = medlens("study", "nomodel", "--debug", cwd=tmp_path)
+    assert "Traceback" in done.stderr
+    assert "BadModel" in done.stderr
+
+
+def test_an_unknown_option_is_refused(tmp_path):
+    done = medlens("study", "--frobnicate", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,90 @@
+import pytest
+from PIL import Image
+
+import medlens
+from medlens.errors import BadInput, BadModel
+from medlens.models.prompt import look, read
+
+PICTURE = Image.new("RGB", (64, 64), (90, 90, 90))
+
+
+def tokens_of(model, sample, answer=None):
+    return read(model, sample, look(model, list(sample.images)), answer)
+
+
+def words(tokens, group):
+    return [tokens.texts[i] for i in tokens.where(group)]
+
+
+def test_groups_of_a_prompt_with_answer(phantom):
+    tokens = tokens_of(phantom, medlens.Sample(image=PICTURE, question="Where is the lesion?"), "upper left")
+    assert words(tokens, "image") == ["<image>"] * 64
+    assert words(tokens, "text") == ["where", "is", "the", "lesion", "?"]
+    assert words(tokens, "template") == ["<s>", "[INST]", "\n", "[/INST]", "</s>"]
+    assert words(tokens, "answer") == ["upper", "left"]
+    assert len(tokens.where("all")) == len(tokens) == 64 + 5 + 5 + 2
+
+
+def test_ids_are_those_of_the_processor(phantom):
+    """Built from parts, so that an image is processed once: the same ids as the processor gives for the whole prompt."""
+    sample = medlens.Sample(image=PICTURE, question="is there a lesion on the image ?")
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": sample.question}]}]
+    text = phantom.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    theirs = phantom.processor(text=text, images=[PICTURE], add_special_tokens=False)["input_ids"][0]
+    assert list(tokens_of(phantom, sample).ids) == list(theirs)
+
+
+def test_words_of_the_template_in_the_question_stay_the_users(phantom):
+    """The same word can be the template's and the user's; only its place tells."""
+    tokens = tokens_of(phantom, medlens.Sample(image=PICTURE, question="is"))
+    assert words(tokens, "text") == ["is"]
+
+
+def test_several_turns(phantom):
+    sample = medlens.Sample(image=PICTURE, turns=["is there a lesion ?", "yes", "where is it ?"])
+    tokens = tokens_of(phantom, sample, "upper left")
+    assert words(tokens, "text") == ["is", "there", "a", "lesion", "?", "where", "is", "it", "?"]
+    assert words(tokens, "answer") == ["upper", "left"]
+    assert "yes" in words(tokens, "template")
+
+
+def test_two_images_and_none(phantom):
+    two = medlens.Sample(images=[PICTURE, PICTURE], question="which modality is this ?")
+    assert len(tokens_of(phantom, two).where("image")) == 128
+    none = medlens.Sample(question="which modality is this ?")
+    tokens = read(phantom, none, look(phantom, []))
+    assert tokens.where("image") == []
+    assert words(tokens, "text") == ["which", "modality", "is", "this", "?"]
+
+
+@pytest.mark.parametrize("token", ["<image>", "[/INST]", "</s>"])
+def test_a_control_token_in_the_question_is_refused(phantom, token):
+    with pytest.raises(BadInput, match=r"sample q7: .*control token"):
+        tokens_of(phantom, medlens.Sample(image=PICTURE, question=f"is there {token} a lesion", id="q7"))
+
+
+def test_a_template_that_strips_the_question_is_followed(phantom, monkeypatch):
+    monkeypatch.setattr(
+        phantom.processor, "chat_template", phantom.processor.chat_template.replace("c['text']", "c['text'] | trim")
+    )
+    tokens = tokens_of(phantom, medlens.Sample(image=PICTURE, question="  where is the lesion ?  "), "upper left")
+    assert words(tokens, "text") == ["where", "is", "the", "lesion", "?"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("c['text']", "c['text'] | upper"), "rewrites the user's words"),
+        (("<image>\n", "\n"), "makes room for 0"),
+    ],
+)
+def test_a_template_that_cannot_be_followed_is_refused(phantom, monkeypatch, change, says):
+    monkeypatch.setattr(phantom.processor, "chat_template", phantom.processor.chat_template.replace(*change))
+    with pytest.raises(BadModel, match=says):
+        tokens_of(phantom, medlens.Sample(image=PICTURE, question="where is it ?"))
+
+
+def test_without_a_chat_template(phantom, monkeypatch):
+    monkeypatch.setattr(phantom.processor, "chat_template", None)
+    with pytest.raises(BadModel, match="no chat template"):
+        tokens_of(phantom, medlens.Sample(image=PICTURE, question="where is it ?"))
