@@ -68,7 +68,7 @@ def fed(kind, part, cap=1000):
 
 
 def from_sums(measure, sums):
-    return measure.of_sums(sums.rows if isinstance(sums, RowSample) else sums)
+    return measure.of_sums(sums)
 
 
 def from_arrays(name, part):

@@ -134,11 +134,7 @@ class Geometry:
             if measure.needs == "cosines":
                 self._note(name, layer, group, variant, measure.of_sums(sums.cosines))
             if measure.needs == "rows":
-                rows = sums.rows.rows
-                value = Value.undefined(0, "0 rows") if rows is None else measure.of_arrays(rows, self.keep, RESOLUTION)
-                if sums.rows.seen > self.cap and not value.note:
-                    value = Value(value, value.n, f"{self.cap} of {sums.rows.seen} rows")
-                self._note(name, layer, group, variant, value)
+                self._note(name, layer, group, variant, measure.of_sums(sums.rows, self.keep, RESOLUTION))
 
     def _note(self, measure: str, layer: int, tokens: str, variant: str, value: Value) -> None:
         self.found.append(Row("sound", measure, layer, tokens, "all", variant, float(value), None, None, value.n, value.note))

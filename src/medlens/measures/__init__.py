@@ -17,7 +17,7 @@ from medlens.measures.linear import (
     linearity_of_update,
     linearity_of_update_from_sums,
 )
-from medlens.measures.neighbours import intrinsic_dimension
+from medlens.measures.neighbours import intrinsic_dimension, intrinsic_dimension_from_sums
 from medlens.measures.spectrum import (
     anisotropy,
     anisotropy_from_sums,
@@ -49,5 +49,5 @@ MEASURES: dict[str, Measure] = {
     "effective_rank": Measure(effective_rank, effective_rank_from_sums, "moments"),
     "mean_cosine": Measure(mean_cosine, mean_cosine_from_sums, "cosines"),
     "mean_cosine_between": Measure(mean_cosine_between, mean_cosine_between_from_sums, "cosines"),
-    "intrinsic_dimension": Measure(intrinsic_dimension, intrinsic_dimension, "rows"),
+    "intrinsic_dimension": Measure(intrinsic_dimension, intrinsic_dimension_from_sums, "rows"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medlens.errors import BadInput
 from medlens.stats.moments import Moments, PairSums
 from medlens.types import Value
 
@@ -13,7 +14,7 @@ def cka(x: Tensor, y: Tensor) -> Value:
     """Linear centred kernel alignment of rows x, y (n, d), debiased: HSIC_1(x, y) / sqrt(HSIC_1(x, x) HSIC_1(y, y)).
 
     HSIC_1 is the unbiased estimator; so unrelated data score about 0 (plain CKA: about d/(n + d)), and slightly below 0 can happen.
-    Undefined below four rows, or where x or y does not vary. Raises NotFinite.
+    Undefined below four rows, or where x or y does not vary. Raises NotFinite, and BadInput unless x and y have the same shape.
 
     Source: Kornblith et al. 2019; the estimator: Song et al. 2012, equation 5.
     """
@@ -25,6 +26,8 @@ def cka_from_sums(pairs: PairSums) -> Value:
     n = pairs.n
     if n < 4:
         return Value.undefined(n, f"{n} rows; the unbiased estimator needs 4")
+    if pairs.y.n != n:
+        raise BadInput("these sums were made with moments_of_y=False, which alignment needs")
     if pairs.x.constant_columns().all() or pairs.y.constant_columns().all():
         return Value.undefined(n, "the rows do not vary")
     own = _hsic_of_one(pairs.x) * _hsic_of_one(pairs.y)
@@ -39,8 +42,7 @@ def _hsic_of_one(m: Moments) -> Tensor:
 
 def _hsic_of_two(p: PairSums) -> Tensor:
     x = p.x.about(p.reference_of_x)
-    l1 = x.k1 + 2 * p.zv.trace() + p.vv
-    return _hsic(p.n, x.zz + p.zv, x.s, x.s + p.s, x.k1, l1, p.kl, p.lz, p.kw)
+    return _hsic(p.n, x.zz + p.zv, x.s, x.s + p.s, x.k1, p.l1, p.kl, p.lz, p.kw)
 
 
 def _hsic(n: int, zw: Tensor, z: Tensor, w: Tensor, k1: Tensor, l1: Tensor, kl: Tensor, lz: Tensor, kw: Tensor) -> Tensor:

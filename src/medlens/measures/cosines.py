@@ -15,7 +15,8 @@ from medlens.types import Value
 def mean_cosine(x: Tensor) -> Value:
     """Mean cosine over all pairs i != j of rows x (n, d): (|sum of unit rows|^2 - n) / (n (n - 1)).
 
-    Rows of length zero have no direction: they are left out, and `.note` counts them. Undefined below two rows. Raises NotFinite.
+    Rows of length zero have no direction: they are left out (also of `.n`), and `.note` counts them. Undefined below two rows.
+    Raises NotFinite, and BadInput for another shape.
     Source: Ethayarajh 2019, How Contextual are Contextualized Word Representations?
     """
     sums = CosineSums()
@@ -23,13 +24,15 @@ def mean_cosine(x: Tensor) -> Value:
     return mean_cosine_from_sums(sums)
 
 
-def mean_cosine_between(x: Tensor, image: Sequence[Hashable]) -> Value:
+def mean_cosine_between(x: Tensor, image: Sequence[Hashable] | Tensor) -> Value:
     """Mean cosine over the pairs of rows x (n, d) that come from different images; `image` names the image of each row.
 
     (|sum|^2 - sum of |sums of each image|^2) / (n^2 - sum of n_g^2): the exact baseline for cosines, no draws needed. Undefined
-    for fewer than two images. Raises NotFinite.
+    for fewer than two images. Rows of length zero are left out, as in `mean_cosine`. Raises NotFinite, and BadInput when `image` does
+    not name as many images as there are rows. Source: the baseline of Ethayarajh 2019, in closed form.
     """
     x, sums = as_rows(x), CosineSums()
+    image = image.tolist() if isinstance(image, Tensor) else image  # elements of a tensor are never equal as keys
     if len(image) != len(x):
         raise BadInput(f"{len(x)} rows but {len(image)} image names")
     rows_of: dict[Hashable, list[int]] = {}

@@ -9,6 +9,7 @@ from medlens.stats.moments import Moments, PairSums
 from medlens.types import Value
 
 RANK_TOLERANCE = 1e-12  # of the largest eigenvalue of the scaled covariance: a singular value of 1e-6
+FAINTEST = 1e-9  # of the variance of input and update together: what is fainter drowns in their rounding
 SAFE_PIVOT = 1e-8  # no Cholesky pivot below this: full rank without an eigendecomposition
 
 
@@ -17,7 +18,8 @@ def linearity(x: Tensor, y: Tensor) -> Value:
 
     x, y: (n, d), the same tokens before and after a block. Returns a `Value` in 0..1. Undefined (NaN, with the reason in `.note`)
     where distinct rows - 1 <= numerical rank of X (relative tolerance 1e-12 on the eigenvalues of the covariance of scaled
-    columns): the exact value is then 1 for any data. Raises NotFinite.
+    columns): the exact value is then 1 for any data; below two rows; where Y (the update) does not vary; and where |Y|^2 is below
+    1e-9 of |X|^2, so that float64 has no digits left for it. Raises NotFinite, and BadInput unless x and y have the same shape.
 
     Source: Razzhigaev et al. 2024, Your Transformer is Secretly Linear, section 3.1.
     """
@@ -53,8 +55,8 @@ def _score(pairs: PairSums, parts, flat: str) -> Value:
         return Value.undefined(n, f"{distinct} distinct rows - 1 <= rank {rank}: any data would score 1")
     # y = x + u and x explains itself, so what is left of y is what is left of u: one factorisation for both scores.
     residual, total = parts((uu - explained).clamp_min(0), uu, yy)
-    if total <= 0:
-        return Value.undefined(n, flat)
+    if total <= FAINTEST * (pairs.x.scatter().trace() + uu):
+        return Value.undefined(n, flat if total <= 0 else f"{flat} measurably beside the input")
     return Value(1 - float(residual / total), n)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from medlens.errors import BadInput
 from medlens.stats.moments import as_rows
+from medlens.stats.rows import RowSample
 from medlens.types import Value
 
 CHUNK = 1024  # rows of the distance matrix in memory at a time
@@ -18,7 +19,8 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9, resolution: float = 0.0) -
 
     x: (n, d) rows. r1, r2: distances of a row to its two nearest neighbours; i = 1 .. floor(keep n) counts rows by rising mu.
     Rows with r1 = 0 (duplicates) are dropped before n is counted; `.note` says how many. Distances up to `resolution` times the
-    mean row norm count as 0: what was computed twice, in other batches, differs by rounding and is a duplicate all the same. Biased low from about 10 dimensions on
+    mean row norm count as 0: what was computed twice, in other batches, differs by rounding and is a duplicate all the
+    same. Biased low from about 10 dimensions on
     (cubes at n = 4000: 5 -> 4.8, 10 -> 8.8, 20 -> 15.4). Undefined where fewer than two ratios above 1 are left.
     Raises NotFinite, and BadInput for `keep` outside (0, 1), the ends excluded: -log(1 - n/n) is infinite.
 
@@ -34,10 +36,23 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9, resolution: float = 0.0) -
     dropped = int((~apart).sum())
     n = len(x) - dropped
     log_mu = (second[apart] / first[apart]).log().sort().values[: int(n * keep)]
-    if len(log_mu) < 2 or log_mu[-1] <= 0:
-        return Value.undefined(n, f"{n} rows that are not duplicates of others")
+    if len(log_mu) < 2:
+        return Value.undefined(n, f"{n} rows that are no duplicates of others, of which keep={keep:g} leaves {len(log_mu)}")
+    if log_mu[-1] <= 0:
+        return Value.undefined(n, "every row is as far from its second neighbour as from its first")
     rank = -torch.log1p(-torch.arange(1, len(log_mu) + 1, dtype=torch.float64, device=x.device) / n)
     return Value(float(rank @ log_mu / (log_mu @ log_mu)), n, f"{dropped} duplicate rows dropped" if dropped else "")
+
+
+def intrinsic_dimension_from_sums(sample: RowSample, keep: float = 0.9, resolution: float = 0.0) -> Value:
+    """`intrinsic_dimension` of the rows kept in `sample`; `.note` says when they are not all."""
+    if sample.rows is None:
+        return Value.undefined(0, "0 rows")
+    value = intrinsic_dimension(sample.rows, keep, resolution)
+    if sample.seen <= sample.cap:
+        return value
+    notes = [f"{sample.cap} of {sample.seen} rows", value.note]
+    return Value(value, value.n, "; ".join(filter(None, notes)))
 
 
 def two_nearest(x: Tensor) -> Tensor:

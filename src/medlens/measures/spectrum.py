@@ -19,7 +19,7 @@ SMALL = 512  # columns up to which all eigenvalues cost no more than the largest
 def anisotropy(x: Tensor) -> Value:
     """Largest eigenvalue of the centred covariance of rows x (n, d) over its trace: 1/d (a ball) to 1 (a line).
 
-    Undefined where the rows do not vary. Raises NotFinite. Source: Razzhigaev et al. 2024, The Shape of Learning.
+    Undefined where the rows do not vary. Raises NotFinite, and BadInput for another shape. Source: Razzhigaev et al. 2024, The Shape of Learning.
     """
     return anisotropy_from_sums(Moments.of(x))
 
@@ -27,7 +27,7 @@ def anisotropy(x: Tensor) -> Value:
 def participation_ratio(x: Tensor) -> Value:
     """(Sum of eigenvalues)^2 / sum of squared eigenvalues of the centred covariance of rows x (n, d): 1 to d.
 
-    Undefined where the rows do not vary. Raises NotFinite. Source: Gao et al. 2017.
+    Undefined where the rows do not vary. Raises NotFinite, and BadInput for another shape. Source: Gao et al. 2017.
     """
     return participation_ratio_from_sums(Moments.of(x))
 

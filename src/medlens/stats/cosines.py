@@ -7,6 +7,8 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from medlens.stats.moments import as_rows
+
 
 class CosineSums:
     """Per image: how many rows and the sum of their unit rows. Rows of length zero have no direction: left out and counted."""
@@ -26,7 +28,7 @@ class CosineSums:
 
     def update(self, x: Tensor, image: Hashable = None) -> None:
         """x (n, d): rows of one image."""
-        x = x.double()
+        x = as_rows(x)
         # Scaled by its largest entry first: the squares of float64 overflow from 1e154 on.
         scale = x.abs().amax(1, keepdim=True)
         alive = scale[:, 0] > 0

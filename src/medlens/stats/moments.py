@@ -47,6 +47,7 @@ class Moments:
         if self.reference is None:
             self._start(x.mean(0))
         assert self.reference is not None
+        _need_columns(self.d, x.shape[1])
         z = x - self.reference
         k = z.square().sum(1)
         self.n += len(x)
@@ -93,10 +94,11 @@ class Moments:
         if self.reference is None:
             self.__dict__.update(copy.deepcopy(other).__dict__)
             return self
+        _need_columns(self.d, other.d)
         moved = other.about(self.reference)
         for name in ("n", "s", "zz", "k1", "k2", "kz"):
             setattr(self, name, getattr(self, name) + getattr(moved, name))
-        self.distinct |= other.distinct
+        self.distinct = set(sorted(self.distinct | other.distinct)[: self.d + 2])
         self._spectrum = None
         return self
 
@@ -126,8 +128,8 @@ class Moments:
 class PairSums:
     """Sums over pairs of rows (x, y) of one token before and after a block: the moments of x and y, and what joins them.
 
-    With z, w = x, y minus their references and v = w - z the update about its own: s = sum v; zv = sum zv'; vv = sum |v|^2; and for
-    kernel alignment, with k = |z|^2 and l = |w|^2: kl = sum k l; lz = sum l z; kw = sum k w.
+    With z, w = x, y minus their references and v = w - z the update about its own: s = sum v; zv = sum zv'; vv = sum |v|^2; and,
+    with k = |z|^2 and l = |w|^2: l1 = sum l; and for kernel alignment kl = sum k l; lz = sum l z; kw = sum k w.
     """
 
     def __init__(self, x: Moments | None = None) -> None:
@@ -148,7 +150,7 @@ class PairSums:
 
     def follow(self) -> PairSums:
         """Sums for the next block: its x are this one's y, whose moments are complete and not summed again."""
-        return PairSums(self.y)
+        return PairSums(copy.deepcopy(self.y))
 
     def update(self, x: Tensor, y: Tensor, *, moments_of_y: bool = True) -> None:
         """x, y (n, d). `moments_of_y=False` saves a third of the work where no alignment is asked for."""
@@ -173,6 +175,7 @@ class PairSums:
         self.s += v.sum(0)
         self.zv.addmm_(z.T, v)
         self.vv += v.square().sum()
+        self.l1 += l_.sum()
         self.kl += k @ l_
         self.lz += l_ @ z
         self.kw += k @ w
@@ -182,7 +185,7 @@ class PairSums:
         self.reference_of_x, self.reference_of_y = of_x, of_y
         self.s, self.lz, self.kw = of_x.new_zeros(d), of_x.new_zeros(d), of_x.new_zeros(d)
         self.zv = of_x.new_zeros(d, d)
-        self.vv, self.kl = of_x.new_zeros(()), of_x.new_zeros(())
+        self.vv, self.l1, self.kl = of_x.new_zeros(()), of_x.new_zeros(()), of_x.new_zeros(())
 
     def merge(self, other: PairSums) -> PairSums:
         """Add the other's pairs to these. An empty one is neutral."""
@@ -194,7 +197,7 @@ class PairSums:
         moved = other._about(self.reference_of_x, self.reference_of_y)
         self.x.merge(other.x)
         self.y.merge(other.y)
-        for name in ("n", "s", "zv", "vv", "kl", "lz", "kw"):
+        for name in ("n", "s", "zv", "vv", "l1", "kl", "lz", "kw"):
             setattr(self, name, getattr(self, name) + getattr(moved, name))
         return self
 
@@ -205,12 +208,13 @@ class PairSums:
         z1, zz, k1 = x.s, x.zz, x.k1
         w1 = z1 + self.s
         zw = zz + self.zv
-        l1 = k1 + 2 * self.zv.trace() + self.vv
+        l1 = self.l1
         new = PairSums()
         new.n, new.reference_of_x, new.reference_of_y = n, of_x, of_y
         new.s = self.s + n * c
         new.zv = self.zv + torch.outer(z1, c) + torch.outer(a, self.s) + n * torch.outer(a, c)
         new.vv = self.vv + 2 * c @ self.s + n * c @ c
+        new.l1 = l1 + 2 * b @ w1 + n * bb
         new.kl = (
             self.kl + 2 * b @ self.kw + bb * k1 + 2 * a @ self.lz + 4 * a @ zw @ b + 2 * bb * (a @ z1)
             + aa * l1 + 2 * aa * (b @ w1) + n * aa * bb
@@ -224,15 +228,21 @@ class PairSums:
         s_x = self.x.about(self.reference_of_x).s
         xu = self.zv - torch.outer(s_x, self.s) / self.n
         uu = self.vv - self.s @ self.s / self.n
-        yy = self.x.scatter().trace() + 2 * xu.trace() + uu
+        w1 = s_x + self.s
+        yy = self.l1 - w1 @ w1 / self.n
         return xu, uu, yy
 
 
+def _need_columns(expected: int, got: int) -> None:
+    if got != expected:
+        raise BadInput(f"rows of {got} columns cannot be added to sums over rows of {expected}")
+
+
 def as_rows(x: Tensor) -> Tensor:
-    """Float64 rows (n, d). Errors: not two-dimensional; a NaN or infinity (named by row and column)."""
+    """Float64 rows (n, d). Raises BadInput for another shape, and NotFinite for a NaN or infinity, named by row and column."""
     x = torch.as_tensor(x)
-    if x.ndim != 2:
-        raise BadInput(f"rows are (n, d); got shape {tuple(x.shape)}")
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise BadInput(f"rows are (n, d) with d > 0; got shape {tuple(x.shape)}")
     x = x.detach().double()
     if not torch.isfinite(x).all():
         row, column = torch.nonzero(~torch.isfinite(x))[0].tolist()

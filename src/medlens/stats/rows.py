@@ -7,6 +7,8 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from medlens.errors import BadInput
+
 
 class RowSample:
     """At most `cap` rows, drawn without replacement and independent of the order in which they come.
@@ -15,6 +17,8 @@ class RowSample:
     """
 
     def __init__(self, cap: int) -> None:
+        if cap < 1:
+            raise BadInput(f"a sample of rows holds at least one; got cap={cap}")
         self.cap = cap
         self.seen = 0
         self.rows: Tensor | None = None
@@ -26,10 +30,14 @@ class RowSample:
 
     def update(self, rows: Tensor, priorities: Tensor) -> None:
         """rows (n, d); priorities (n,) int64, distinct for distinct rows of the study."""
+        if len(rows) != len(priorities):
+            raise BadInput(f"{len(rows)} rows but {len(priorities)} priorities")
         self.seen += len(rows)
         self._keep(rows, priorities)
 
     def merge(self, other: RowSample) -> RowSample:
+        if other.cap != self.cap:
+            raise BadInput(f"samples of at most {self.cap} and of at most {other.cap} rows do not merge")
         if other.rows is not None and other.priorities is not None:
             self.seen += other.seen
             self._keep(other.rows, other.priorities)
