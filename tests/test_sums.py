@@ -91,13 +91,13 @@ def same(got, want, rel=1e-9):
 
 
 def picture(sums):
-    """What sums hold, as plain nested values, to compare exactly; without `_spectrum`, remembered from a question."""
+    """What sums hold, as plain nested values, to compare exactly; without `cache`, remembered from a question."""
     if isinstance(sums, torch.Tensor):
         return sums.tolist()
     if isinstance(sums, dict):
         return {key: picture(value) for key, value in sums.items()}
     if hasattr(sums, "__dict__"):
-        return {key: picture(value) for key, value in vars(sums).items() if key != "_spectrum"}
+        return {key: picture(value) for key, value in vars(sums).items() if key != "cache"}
     return copy.copy(sums)
 
 

@@ -48,8 +48,7 @@ def _score(pairs: PairSums, parts, flat: str) -> Value:
     n = pairs.n
     if n < 2:
         return Value.undefined(n, f"{n} rows")
-    xu, uu, yy = pairs.update_scatter()
-    explained, rank = _explained(pairs.x, xu)
+    explained, rank, uu, yy = _regress(pairs)
     distinct = len(pairs.x.distinct)
     if distinct - 1 <= rank:
         return Value.undefined(n, f"{distinct} distinct rows - 1 <= rank {rank}: any data would score 1")
@@ -58,6 +57,14 @@ def _score(pairs: PairSums, parts, flat: str) -> Value:
     if total <= FAINTEST * (pairs.x.scatter().trace() + uu):
         return Value.undefined(n, flat if total <= 0 else f"{flat} measurably beside the input")
     return Value(1 - float(residual / total), n)
+
+
+def _regress(pairs: PairSums) -> tuple[Tensor, int, Tensor, Tensor]:
+    """What of the update is explained, the rank of x, and the squared norms of the update and of y; computed once for both scores."""
+    if "regression" not in pairs.cache:
+        xu, uu, yy = pairs.update_scatter()
+        pairs.cache["regression"] = (*_explained(pairs.x, xu), uu, yy)
+    return pairs.cache["regression"]
 
 
 def _explained(x: Moments, xu: Tensor) -> tuple[Tensor, int]:

@@ -8,12 +8,17 @@ where x'u loses nothing. Merging sums about different references first carries o
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medlens.errors import BadInput, NotFinite
 from medlens.stats.rows import distinct_rows
+
+BATCH = 2048  # rows taken at a time, so that float64 copies stay small
+COLUMNS = 512  # of a block of z'z
 
 
 class Moments:
@@ -27,7 +32,7 @@ class Moments:
         self.n = 0
         self.reference: Tensor | None = None
         self.distinct: set[bytes] = set()
-        self._spectrum: Tensor | None = None
+        self.cache: dict[str, Any] = {}  # what was computed from these sums; emptied whenever they change
 
     @classmethod
     def empty(cls) -> Moments:
@@ -41,23 +46,26 @@ class Moments:
 
     def update(self, x: Tensor) -> None:
         """x (n, d), any float type."""
-        x = as_rows(x)
-        if not len(x):
-            return
+        for batch in batches(checked(x)):
+            self._add(batch)
+
+    def _add(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """One batch; returns its z and k, which pairs need too."""
         if self.reference is None:
             self._start(x.mean(0))
         assert self.reference is not None
         _need_columns(self.d, x.shape[1])
         z = x - self.reference
-        k = z.square().sum(1)
+        k = torch.linalg.vecdot(z, z)
         self.n += len(x)
         self.s += z.sum(0)
-        self.zz.addmm_(z.T, z)
+        add_gram(self.zz, z)
         self.k1 += k.sum()
-        self.k2 += k.square().sum()
+        self.k2 += k @ k
         self.kz += k @ z
         distinct_rows(x, self.distinct, x.shape[1] + 2)
-        self._spectrum = None
+        self.cache.clear()
+        return z, k
 
     def _start(self, reference: Tensor) -> None:
         d = len(reference)
@@ -84,7 +92,7 @@ class Moments:
         new.kz = (
             self.kz + a * self.k1 + 2 * self.zz @ a + 2 * a * (a @ self.s) + aa * self.s + self.n * aa * a
         )  # fmt: skip
-        new._spectrum = None
+        new.cache = {}
         return new
 
     def merge(self, other: Moments) -> Moments:
@@ -99,7 +107,7 @@ class Moments:
         for name in ("n", "s", "zz", "k1", "k2", "kz"):
             setattr(self, name, getattr(self, name) + getattr(moved, name))
         self.distinct = set(sorted(self.distinct | other.distinct)[: self.d + 2])
-        self._spectrum = None
+        self.cache.clear()
         return self
 
     @property
@@ -119,10 +127,9 @@ class Moments:
 
     def eigenvalues(self) -> Tensor:
         """Eigenvalues of `scatter()`, ascending, clipped at 0; computed once."""
-        spectrum = self._spectrum
-        if spectrum is None:
-            spectrum = self._spectrum = torch.linalg.eigvalsh(self.scatter()).clamp_min(0)
-        return spectrum
+        if "eigenvalues" not in self.cache:
+            self.cache["eigenvalues"] = torch.linalg.eigvalsh(self.scatter()).clamp_min(0)
+        return self.cache["eigenvalues"]
 
 
 class PairSums:
@@ -137,6 +144,7 @@ class PairSums:
         self._x_is_complete = x is not None  # the y of the block before: its rows are already in
         self.y = Moments()
         self.n = 0
+        self.cache: dict[str, Any] = {}
 
     @classmethod
     def empty(cls) -> PairSums:
@@ -154,31 +162,39 @@ class PairSums:
 
     def update(self, x: Tensor, y: Tensor, *, moments_of_y: bool = True) -> None:
         """x, y (n, d). `moments_of_y=False` saves a third of the work where no alignment is asked for."""
-        x, y = as_rows(x), as_rows(y)
+        x, y = checked(x), checked(y)
         if x.shape != y.shape:
             raise BadInput(f"x {tuple(x.shape)} and y {tuple(y.shape)} must be rows of the same tokens")
-        if not len(x):
-            return
-        if not self._x_is_complete:
-            self.x.update(x)
-        assert self.x.reference is not None
+        for before, after in zip(batches(x), batches(y), strict=True):
+            self._add(before, after, moments_of_y)
+
+    def _add(self, x: Tensor, y: Tensor, moments_of_y: bool) -> None:
+        k = None
+        if self._x_is_complete:
+            assert self.x.reference is not None
+            z = x - self.x.reference
+        else:
+            z, k = self.x._add(x)
         if self.n == 0:
+            assert self.x.reference is not None
             self._start(self.x.reference, y.mean(0))
-        if moments_of_y:
-            if self.y.reference is None:
-                self.y._start(self.reference_of_y)
-            self.y.update(y)
-        z, w = x - self.reference_of_x, y - self.reference_of_y
-        v = (y - x) - (self.reference_of_y - self.reference_of_x)
-        k, l_ = z.square().sum(1), w.square().sum(1)
+        w = y - self.reference_of_y
+        v = w - z
+        l_ = torch.linalg.vecdot(w, w)
         self.n += len(x)
         self.s += v.sum(0)
         self.zv.addmm_(z.T, v)
         self.vv += v.square().sum()
         self.l1 += l_.sum()
-        self.kl += k @ l_
-        self.lz += l_ @ z
-        self.kw += k @ w
+        if moments_of_y:
+            if self.y.reference is None:
+                self.y._start(self.reference_of_y)
+            self.y._add(y)
+            k = torch.linalg.vecdot(z, z) if k is None else k
+            self.kl += k @ l_
+            self.lz += l_ @ z
+            self.kw += k @ w
+        self.cache.clear()
 
     def _start(self, of_x: Tensor, of_y: Tensor) -> None:
         d = len(of_x)
@@ -199,6 +215,7 @@ class PairSums:
         self.y.merge(other.y)
         for name in ("n", "s", "zv", "vv", "l1", "kl", "lz", "kw"):
             setattr(self, name, getattr(self, name) + getattr(moved, name))
+        self.cache.clear()
         return self
 
     def _about(self, of_x: Tensor, of_y: Tensor) -> PairSums:
@@ -238,13 +255,30 @@ def _need_columns(expected: int, got: int) -> None:
         raise BadInput(f"rows of {got} columns cannot be added to sums over rows of {expected}")
 
 
-def as_rows(x: Tensor) -> Tensor:
-    """Float64 rows (n, d). Raises BadInput for another shape, and NotFinite for a NaN or infinity, named by row and column."""
-    x = torch.as_tensor(x)
+def add_gram(total: Tensor, z: Tensor) -> None:
+    """total += z'z, by blocks of columns: what lies below the diagonal is copied, not computed."""
+    for start in range(0, total.shape[0], COLUMNS):
+        rows, rest = slice(start, start + COLUMNS), slice(start, None)
+        total[rows, rest].addmm_(z[:, rows].T, z[:, rest])
+        total[start + COLUMNS :, rows] = total[rows, start + COLUMNS :].T
+
+
+def batches(x: Tensor) -> Iterator[Tensor]:
+    """Rows x as float64, some at a time; none where there are none."""
+    return (batch.double() for batch in x.split(BATCH) if len(batch))
+
+
+def checked(x: Tensor) -> Tensor:
+    """Rows (n, d). Raises BadInput for another shape, and NotFinite for a NaN or infinity, named by row and column."""
+    x = torch.as_tensor(x).detach()
     if x.ndim != 2 or x.shape[1] == 0:
         raise BadInput(f"rows are (n, d) with d > 0; got shape {tuple(x.shape)}")
-    x = x.detach().double()
-    if not torch.isfinite(x).all():
+    if not torch.isfinite(x.sum(dtype=torch.float64)) and not torch.isfinite(x).all():  # the sum is the faster look
         row, column = torch.nonzero(~torch.isfinite(x))[0].tolist()
         raise NotFinite(f"{x[row, column].item()} in row {row}, column {column}: nothing is averaged over it")
     return x
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """The same as float64."""
+    return checked(x).double()
