@@ -88,3 +88,53 @@ def test_without_a_chat_template(phantom, monkeypatch):
     monkeypatch.setattr(phantom.processor, "chat_template", None)
     with pytest.raises(BadModel, match="no chat template"):
         tokens_of(phantom, medlens.Sample(image=PICTURE, question="where is it ?"))
+
+
+@pytest.fixture
+def vicuna(phantom):
+    """Another tokenizer and template: byte-level pieces, begin token added by the tokenizer and not by the template."""
+    from dataclasses import replace
+
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors, trainers
+    from tokenizers.models import BPE
+    from transformers import LlavaProcessor, PreTrainedTokenizerFast
+
+    inner = Tokenizer(BPE())
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    pieces = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    inner.train_from_iterator(["USER: is there a lesion on the image? ASSISTANT: yes, a lesion"] * 5, pieces)
+    inner.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", inner.token_to_id("<s>"))])
+    template = (
+        "{% for m in messages %}{{ 'USER: ' if m.role == 'user' else 'ASSISTANT: ' }}{% for c in m.content %}"
+        "{{ '<image>\n' if c.type == 'image' else c.text }}{% endfor %}{{ ' ' if m.role == 'user' else '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    processor = LlavaProcessor(
+        image_processor=phantom.processor.image_processor, tokenizer=tokenizer, patch_size=8,
+        vision_feature_select_strategy="default", chat_template=template, num_additional_image_tokens=1,
+    )  # fmt: skip
+    config = type(phantom.module.config)(image_token_index=inner.token_to_id("<image>"))
+    module = type("Fake", (), {"config": config, "lm_head": phantom.head, "get_output_embeddings": lambda self: self.lm_head})()
+    return replace(phantom, module=module, processor=processor)
+
+
+@pytest.mark.parametrize(
+    "question", ["is there a lesion on the image?", "où est la lésion ? 🫁🩻", "האם יש נגע?", "USER: ASSISTANT:", "  x "]
+)
+def test_another_template_and_tokenizer(vicuna, question):
+    sample = medlens.Sample(image=PICTURE, question=question)
+    seen = look(vicuna, [PICTURE])
+    tokens = read(vicuna, sample, seen, "a lesion")
+    decode = vicuna.tokenizer.decode
+    said = {g: decode([tokens.ids[i] for i in tokens.where(g)]) for g in ("text", "answer", "template")}
+    assert said["text"].strip() == question.strip()
+    assert said["answer"].strip() == "a lesion"
+    assert said["template"].replace(" ", "") == "<s>USER:\nASSISTANT:</s>"
+    assert len(tokens.where("image")) == 64
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    prompt = vicuna.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert list(read(vicuna, sample, seen).ids) == vicuna.processor(text=prompt, images=[PICTURE])["input_ids"][0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -18,8 +20,16 @@ app = typer.Typer(
 app.command("study")(study.command)
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"medlens {version('medlens')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    _version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     """Look inside vision-language models that answer medical questions."""
 
 

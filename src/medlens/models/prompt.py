@@ -72,11 +72,13 @@ Span = tuple[int, int, Group]
 
 
 def _group(text: str, token: tuple[int, int], spans: Sequence[Span]) -> Group:
-    """The group of the span that the token's visible characters lie in; between spans: the template's."""
+    """The group of the span that a visible character of the token lies in, or the whole token where it shows none (a space between
+    words is its writer's, one beside them the template's); between spans: the template's."""
     start, end = token
     visible = [i for i in range(start, end) if not text[i].isspace()]
     for low, high, group in spans:
-        if any(low <= i < high for i in visible):
+        within = any(low <= i < high for i in visible) if visible else low <= start < end <= high
+        if within:
             return group
     return "template"
 
