@@ -105,8 +105,8 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="leave out what takes the peer many minutes")
     chosen = parser.parse_args()
     head = HEAD.format(
-        date=datetime.now(UTC).date(), cores=os.cpu_count(), system=f"{platform.system()} {platform.machine()}", rounds=chosen.rounds,
-        python=platform.python_version(), torch=version("torch"), peer=version("llm-microscope"),
+        date=datetime.now(UTC).date(), cores=os.cpu_count(), system=f"{platform.system()} {platform.machine()}",
+        rounds=chosen.rounds, python=platform.python_version(), torch=version("torch"), peer=version("llm-microscope"),
     )  # fmt: skip
     body = "\n\n".join([compare(chosen.rounds, chosen.quick), alone(chosen.rounds)])
     PAGE.write_text(head + body + "\n")

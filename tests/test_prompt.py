@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 import medlens
-from medlens.errors import BadInput, BadModel
+from medlens.errors import BadData, BadModel
 from medlens.models.prompt import look, read
 
 PICTURE = Image.new("RGB", (64, 64), (90, 90, 90))
@@ -59,7 +59,7 @@ def test_two_images_and_none(phantom):
 
 @pytest.mark.parametrize("token", ["<image>", "[/INST]", "</s>"])
 def test_a_control_token_in_the_question_is_refused(phantom, token):
-    with pytest.raises(BadInput, match=r"sample q7: .*control token"):
+    with pytest.raises(BadData, match=r"sample q7: .*control token"):
         tokens_of(phantom, medlens.Sample(image=PICTURE, question=f"is there {token} a lesion", id="q7"))
 
 

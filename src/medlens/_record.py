@@ -46,14 +46,22 @@ def _sample_record(sample: Sample, image: str, names: dict[str, str]) -> dict[st
         "question_type": sample.question_type,
         "answer": sample.answer,
         "tags": json.dumps(sample.tags, default=str),
+        "file": sample.shown if sample.images else None,
         "picture": names.get(image.split("+")[0]),
     }
 
 
 def _answer_record(sample: Sample, said: Answer) -> dict[str, Any]:
-    known = None if sample.answer is None else _plain(said) == _plain(sample.answer)
-    logprob = sum(said.logprobs) if said.ids else None
-    return {"sample": sample.id, "answer": str(said), "logprob": logprob, "tokens": len(said.ids), "correct": known}
+    """Of a given answer nothing is judged: it would be compared with itself."""
+    generated = bool(said.ids)
+    return {
+        "sample": sample.id,
+        "answer": str(said),
+        "logprob": sum(said.logprobs) if generated else None,
+        "tokens": len(said.ids),
+        "ended": said.ended if generated else None,
+        "correct": _plain(said) == _plain(sample.answer) if generated and sample.answer is not None else None,
+    }
 
 
 def _plain(answer: str) -> str:

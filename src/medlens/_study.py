@@ -18,7 +18,7 @@ from medlens._forecast import Forecast, foresee
 from medlens.data import read
 from medlens.data.images import open_image
 from medlens.data.intake import Intake, take_in
-from medlens.errors import BadInput, CannotWrite
+from medlens.errors import BadData, BadInput, CannotWrite
 from medlens.instruments.geometry import Geometry
 from medlens.models import Model, load
 from medlens.models import prompt as prompts_
@@ -63,6 +63,7 @@ def study(
     Raises a MedlensError: see `load`, `read` and `forward`; BadRun when `out` holds something else; CannotWrite.
     """
     began, watcher = time.monotonic(), watcher or _Nobody()
+    store.check_place(Path(out))
     prepared = _prepare(model, samples, plan, watcher)
     if (done := store.finished(Path(out), prepared.key)) is not None:
         return done
@@ -87,10 +88,12 @@ def forecast(
     model: Model | str | Path = "phantom",
     samples: Sequence[Sample] | str | Path = "phantom",
     plan: Plan = Plan(),  # noqa: B008
+    out: str | Path = "runs/study",
     *,
     watcher: Watcher | None = None,
 ) -> Forecast:
     """What `study` would cost: everything is loaded and checked, one case is measured, nothing is written."""
+    store.check_place(Path(out))
     prepared = _prepare(model, samples, plan, watcher or _Nobody())
     return foresee(prepared.model, prepared.intake, prepared.prompts, cases(prepared.model, prepared.prompts), plan)
 
@@ -111,9 +114,13 @@ def _prepare(model: Model | str | Path, samples: Sequence[Sample] | str | Path, 
     chosen, data_name, unread = _gather(samples, plan)
     watcher.begin("checking images", len(chosen))
     intake = take_in(chosen, plan.skip_bad, watcher.tick)
-    loaded = model if isinstance(model, Model) else load(model)
+    if plan.answers == "given" and all(s.answer is None for s in intake.samples):
+        raise BadData(f"none of {len(intake.samples)} samples has an answer to be given: fill the field `answer`, or generate them")
+    watcher.begin("loading the model", 1)
+    loaded = model if isinstance(model, Model) else load(model, device=plan.device, dtype=plan.dtype)
+    watcher.tick()
     watcher.begin("reading prompts", len(intake.samples))
-    prompts = _prompts(loaded, intake, watcher)
+    prompts, intake = _prompts(loaded, intake, plan, watcher)
     fingerprint = _record.fingerprint(loaded)
     identity = [plan.as_dict(), fingerprint, intake.fingerprint, version("medlens")]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -127,6 +134,8 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
         if plan.question is not None:
             raise BadInput("the phantom's samples bring their own questions; --question is for images without any")
         return scanner.samples(plan.limit or PHANTOM_SAMPLES, plan.seed), "phantom", ()
+    if isinstance(samples, Sample) or not isinstance(samples, str | Path | Sequence):
+        raise BadInput(f"samples are a list of Sample, 'phantom', or a path; got {type(samples).__name__}")
     if isinstance(samples, str | Path):
         name = Path(samples).name
         found = read(samples, plan.question, (lambda e: unread.append(str(e))) if plan.skip_bad else None)
@@ -135,15 +144,21 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
     return found[: plan.limit], name, tuple(unread)
 
 
-def _prompts(model: Model, intake: Intake, watcher: Watcher) -> list[Prompt]:
+def _prompts(model: Model, intake: Intake, plan: Plan, watcher: Watcher) -> tuple[list[Prompt], Intake]:
+    """The prompts; and what is left of the intake where some cannot be put to this model."""
     looks: dict[str, prompts_.Look] = {}
-    made = []
+    made, refused = [], {}
     for sample, image in zip(intake.samples, intake.images, strict=True):
         if image not in looks:
             looks[image] = prompts_.look(model, [open_image(i, sample.id) for i in sample.images])
-        made.append(Prompt(sample, looks[image], prompts_.read(model, sample, looks[image]), image))
+        try:
+            made.append(Prompt(sample, looks[image], prompts_.read(model, sample, looks[image]), image))
+        except BadData as e:
+            if not plan.skip_bad:
+                raise
+            refused[sample.id] = str(e)
         watcher.tick()
-    return made
+    return made, intake.without(refused)
 
 
 def _answer(prepared: _Prepared, watcher: Watcher) -> tuple[list[Answer | None], list[Prompt]]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from medlens.errors import BadModel
 
-
 TINY = 20_000_000  # parameters
 
 
@@ -110,8 +109,8 @@ def attention(module: Any, implementation: str) -> Iterator[None]:
 
 @contextmanager
 def evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients; and one thread for a tiny model, which more threads only slow down (fifty-fold, on a machine that
-    has something else to do). All is put back."""
+    """Evaluation mode, no gradients; and one thread for a tiny model, which more threads only slow down
+    (fifty-fold, on a machine that has something else to do). All is put back."""
     training, threads = module.training, torch.get_num_threads()
     module.eval()
     if sum(p.numel() for p in module.parameters()) < TINY:

@@ -43,6 +43,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "question_type": pl.String,
         "answer": pl.String,  # the true one, where the data know it
         "tags": pl.String,  # JSON
+        "file": pl.String,  # name of its image file, without the folder
         "picture": pl.String,  # downsized, relative to the run
     },
     "answers": {
@@ -50,7 +51,8 @@ TABLES: dict[str, dict[str, Any]] = {
         "answer": pl.String,  # the model's
         "logprob": pl.Float64,  # sum over its tokens, natural logarithm; null where it was given, not generated
         "tokens": pl.Int64,
-        "correct": pl.Boolean,  # equals the true one but for case and outer spaces; null where none is known
+        "ended": pl.Boolean,  # False: cut off at the cap; null where it was given
+        "correct": pl.Boolean,  # equals the true one but for case and outer spaces; null where none is known, or it was given
     },
 }
 
@@ -69,8 +71,8 @@ class Run:
         """Plan, model, data, versions, machine, timings."""
         try:
             manifest = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as e:
-            raise BadRun(f"{self.path} is not a run: it holds no manifest.json") from e
+        except OSError as e:
+            raise BadRun(f"{self.path} is not a run: it holds no manifest.json that can be read") from e
         except ValueError as e:
             raise BadRun(f"{self.path}/manifest.json is damaged: {e}") from e
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -112,6 +114,15 @@ def open_run(path: str | Path) -> Run:
     return run
 
 
+def check_place(out: Path) -> None:
+    """Raise CannotWrite if no run can be written at `out`: said before the work, not after it."""
+    there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise CannotWrite(f"{out} cannot be a run's folder: {there.name} is a file; choose another --out")
+    if not os.access(there, os.W_OK):
+        raise CannotWrite(f"{out} cannot be written: no permission, or a read-only file system; choose another --out")
+
+
 def finished(out: Path, key: str) -> Run | None:
     """The run at `out` if this very study is there already; None if the place is free. Raises BadRun for anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -135,10 +146,19 @@ def writing(out: Path) -> Iterator[Path]:
         with _explained(out):
             yield folder
             folder.chmod(0o755)
-            folder.replace(out)
+            _rename(folder, out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _rename(folder: Path, out: Path) -> None:
+    try:
+        folder.replace(out)
+    except OSError as e:
+        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise BadRun(f"{out.name} was written by another process meanwhile; its run was kept, this one discarded") from e
 
 
 @contextmanager

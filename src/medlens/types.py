@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from medlens.errors import BadInput
+
 Group = Literal["image", "text", "template", "answer"]
 GROUPS: tuple[Group, ...] = ("image", "text", "template", "answer")
 ImageLike = Image.Image | Path | str
@@ -23,6 +25,15 @@ class Region:
     name: str
     mask: np.ndarray | None = None
     mask_path: Path | None = None
+
+    def array(self) -> np.ndarray:
+        """The mask, (height, width) bool; of a file, what is brighter than mid-grey. Raises OSError if that cannot be read."""
+        if self.mask is not None:
+            return self.mask
+        if self.mask_path is None:
+            raise ValueError("a region has a mask or a path to one")
+        with Image.open(self.mask_path) as opened:
+            return np.asarray(opened.convert("L")) > 127
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -93,6 +104,11 @@ class Sample:
         return self.images[0]
 
     @property
+    def shown(self) -> str:
+        """The names of its image files, without their folders: what a reader finds them by."""
+        return " + ".join("in memory" if isinstance(i, Image.Image) else Path(i).name for i in self.images) or "no image"
+
+    @property
     def question(self) -> str:
         """The question asked: the last turn."""
         return self.turns[-1]
@@ -110,7 +126,9 @@ class Tokens:
         return len(self.ids)
 
     def where(self, group: str) -> list[int]:
-        """Positions of a group ("all": every position)."""
+        """Positions of a group ("all": every position). Raises BadInput for another name."""
+        if group not in (*GROUPS, "all"):
+            raise BadInput(f"token groups are {', '.join(GROUPS)}, all; got {group!r}")
         return [i for i, g in enumerate(self.groups) if group in (g, "all")]
 
 
@@ -143,10 +161,11 @@ class Answer(str):
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    ended: bool  # by itself; False: it was cut off at the cap of new tokens
 
-    def __new__(cls, text: str, ids: Sequence[int] = (), logprobs: Sequence[float] = ()) -> Answer:
+    def __new__(cls, text: str, ids: Sequence[int] = (), logprobs: Sequence[float] = (), ended: bool = True) -> Answer:
         self = super().__new__(cls, text)
-        self.ids, self.logprobs = tuple(ids), tuple(logprobs)
+        self.ids, self.logprobs, self.ended = tuple(ids), tuple(logprobs), ended
         return self
 
 

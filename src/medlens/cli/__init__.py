@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -33,12 +34,33 @@ def _root(
     """Look inside vision-language models that answer medical questions."""
 
 
+class _Stopped(BaseException):
+    """A signal asked us to stop: everything on the way out cleans up behind itself."""
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise _Stopped(number)
+
+
 def main() -> None:
     """Entry point. Our own errors are one line and exit code 2; `--debug` shows where they came from."""
+    debug = "--debug" in sys.argv
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app()
     except MedlensError as e:
-        if "--debug" in sys.argv:
+        if debug:
             raise
-        print(f"medlens: {e}", file=sys.stderr)
-        sys.exit(2)
+        _leave(str(e), 2)
+    except _Stopped as e:
+        _leave("stopped; nothing half-written was left behind", 128 + e.args[0])
+    except Exception as e:
+        if debug:
+            raise
+        _leave(f"a bug of ours: {type(e).__name__}: {str(e).strip().splitlines()[:1]}; repeat with --debug and report it", 1)
+
+
+def _leave(words: str, code: int) -> None:
+    print(f"medlens: {words}", file=sys.stderr)
+    sys.exit(code)

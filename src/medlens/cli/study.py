@@ -32,23 +32,23 @@ def command(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Study a model on data: answers, geometry of its hidden states, and a report. Both default to the phantom."""
+    from medlens.cli.progress import Bars
     from medlens.plan import Plan
 
     plan = Plan(
-        limit=limit, seed=seed, question=question, answers=answers, max_new_tokens=max_new_tokens, skip_bad=skip_bad,  # pyright: ignore
+        limit=limit, seed=seed, question=question, answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
+        skip_bad=skip_bad,
     )  # fmt: skip
-    from medlens.cli.progress import Bars
-
     with Bars() as bars:
-        bars.begin("loading", 1)
+        bars.begin("importing torch", 1)
         import medlens
 
-        loaded = medlens.load(model, device=device, dtype=dtype)
+        study = medlens.study
         bars.tick()
         if dry_run:
-            _say_forecast(medlens.forecast(loaded, data, plan, watcher=bars), as_json)
+            _say_forecast(medlens.forecast(model, data, plan, out, watcher=bars), as_json)
             return
-        run = medlens.study(loaded, data, plan, out, watcher=bars)
+        run = study(model, data, plan, out, watcher=bars)
     _say_run(run, bars.worked, as_json)
 
 

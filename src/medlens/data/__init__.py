@@ -8,7 +8,7 @@ from pathlib import Path
 from medlens.data.csv import read_csv
 from medlens.data.fields import Bad
 from medlens.data.folder import read_folder
-from medlens.data.images import open_image
+from medlens.data.images import SUFFIXES, open_image
 from medlens.data.jsonlines import read_json
 from medlens.errors import BadData
 from medlens.types import Sample
@@ -32,13 +32,16 @@ def read(path: str | Path, question: str | None = None, bad: Bad | None = None) 
     if not path.exists():
         raise BadData(f"no data at {path}; give a folder of images, or a file: {', '.join(READERS)}")
     reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
+    if reader is None and path.suffix.lower() in SUFFIXES:
+        raise BadData(f"{path.name} is one image; give its folder, or a file of questions that names it")
     if reader is None:
         raise BadData(
             f"{path.name}: no reader for {path.suffix or 'a file without ending'}; readers: a folder, {', '.join(READERS)}"
         )
     samples = list(reader(path, question, bad or _raise))
     if not samples:
-        raise BadData(f"{path} holds no samples that can be read")
+        what = f"images ({', '.join(sorted(SUFFIXES))})" if path.is_dir() else "samples"
+        raise BadData(f"{path} holds no {what} that can be read")
     return samples
 
 

@@ -16,8 +16,7 @@ def read_csv(path: Path, question: str | None, bad: Bad) -> Iterator[Sample]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file, strict=True)
         try:
-            if "image" not in (rows.fieldnames or ()):
-                raise BadData(f"{path.name} line 1: no column `image`; got {', '.join(rows.fieldnames or ()) or 'an empty file'}")
+            _check_fields(list(rows.fieldnames or ()), path)
             for number, row in enumerate(rows, start=1):
                 try:
                     yield to_sample(
@@ -25,8 +24,18 @@ def read_csv(path: Path, question: str | None, bad: Bad) -> Iterator[Sample]:
                     )
                 except BadData as e:
                     bad(e)
-        except (csv.Error, UnicodeDecodeError) as e:
+        except UnicodeDecodeError as e:
+            raise BadData(f"{path.name} is not UTF-8 text (after line {rows.line_num}); save it as UTF-8") from e
+        except csv.Error as e:
             raise BadData(f"{path.name} line {rows.line_num + 1}: {e}") from e
+
+
+def _check_fields(fields: list[str], path: Path) -> None:
+    if "image" not in fields and "images" not in fields:
+        hint = "; separate fields with commas" if any(c in f for f in fields for c in ";\t") else "; names are lower case"
+        raise BadData(f"{path.name} line 1: no column `image`; got {', '.join(fields) + hint if fields else 'an empty file'}")
+    if twice := sorted({f for f in fields if fields.count(f) > 1}):
+        raise BadData(f"{path.name} line 1: the column {twice[0]!r} comes twice")
 
 
 def _whole(row: dict[str, str], path: Path, line: int) -> dict[str, str]:

@@ -18,6 +18,8 @@ def to_sample(record: Mapping[str, Any], where: str, root: Path, number: int, qu
     `patient_id`; paths are relative to `root`; all other fields become tags. Raises BadData, beginning with `where`.
     """
     given = {k: v for k, v in record.items() if v is not None and v != ""}
+    if "image" in given and "images" in given:
+        raise BadData(f"{where}: both `image` and `images`; give one of them")
     names = given.get("images") or given.get("image")
     if not names:
         raise BadData(f"{where}: no image; the field `image` names a file relative to {root.name}/")
@@ -25,15 +27,15 @@ def to_sample(record: Mapping[str, Any], where: str, root: Path, number: int, qu
         names = [names]
     asked = given.get("question", question)
     if asked is None:
-        raise BadData(f"{where}: no question; fill the field `question` or say --question")
+        raise BadData(f"{where}: no question; fill the field `question`, or give one for all (--question, question=)")
     return Sample(
         images=[_file(root, name, where, "image") for name in names],
         turns=[_text(asked, where, "question")],
-        id=str(given.get("id", f"{number:04d}")),
-        answer=_optional(given, "answer"),
-        question_type=_optional(given, "question_type"),
-        image_id=_optional(given, "image_id"),
-        patient_id=_optional(given, "patient_id"),
+        id=_optional(given, "id", where) or f"{number:04d}",
+        answer=_optional(given, "answer", where),
+        question_type=_optional(given, "question_type", where),
+        image_id=_optional(given, "image_id", where),
+        patient_id=_optional(given, "patient_id", where),
         regions=[Region("mask", mask_path=_file(root, given["mask"], where, "mask"))] if "mask" in given else [],
         tags={k: v for k, v in given.items() if k not in KNOWN},
     )
@@ -42,15 +44,26 @@ def to_sample(record: Mapping[str, Any], where: str, root: Path, number: int, qu
 def _file(root: Path, name: Any, where: str, field: str) -> Path:
     path = root / _text(name, where, field)
     if not path.is_file():
-        raise BadData(f"{where}: {field} {name} does not exist below {root.name}/")
+        why = "is a link; links are not fetched" if "://" in str(name) else f"does not exist below {root.name}/"
+        raise BadData(f"{where}: {field} {name} {why}")
     return path
 
 
 def _text(value: Any, where: str, field: str) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip():
         raise BadData(f"{where}: {field} is {value!r}; expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as e:
+        raise BadData(f"{where}: {field} holds half a character (a lone surrogate): {value!a}") from e
     return value
 
 
-def _optional(given: Mapping[str, Any], field: str) -> str | None:
-    return str(given[field]) if field in given else None
+def _optional(given: Mapping[str, Any], field: str, where: str) -> str | None:
+    """Text, or a number as text (VQA data have integer answers)."""
+    value = given.get(field)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+        raise BadData(f"{where}: {field} is {value!r}; expected text or a number")
+    return _text(str(value), where, field)

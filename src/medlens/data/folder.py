@@ -14,9 +14,7 @@ from medlens.types import Sample
 def read_folder(path: Path, question: str | None, bad: Bad) -> Iterator[Sample]:
     """Every image below the folder, by name, asked `question`. Hidden files and other kinds of files are passed over."""
     if question is None:
-        raise BadData(
-            f"{path} is a folder of images and holds no questions; say --question '...' (or give a CSV or JSON-lines file)"
-        )
+        raise BadData(f"{path} is a folder of images and holds no questions: give one (--question, question=) or a file of them")
     for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")):
-        name = file.relative_to(path).with_suffix("").as_posix()
+        name = file.relative_to(path).as_posix()
         yield Sample(image=file, question=question, id=name)

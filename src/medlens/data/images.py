@@ -13,6 +13,7 @@ from medlens.types import ImageLike
 SMALLEST = 8  # pixels a side
 LARGEST = 80_000_000  # pixels: above it lies the realm of whole slides and decompression bombs
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+ORIENTATION = 0x0112  # the EXIF tag
 SIXTEEN_BIT = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
@@ -20,7 +21,8 @@ def open_image(image: ImageLike, sample: str = "") -> Image.Image:
     """The image as RGB: grey, palette, CMYK and opaque RGBA are converted as PIL does (and as LLaVA-Med's own code does).
 
     Raises BadImage, naming the sample and file: missing, corrupt, under 8 pixels a side, over 80 megapixels, several frames,
-    more than 8 bits a channel (which window?), partly transparent (on which background?).
+    more than 8 bits a channel (which window?), partly transparent (on which background?), to be turned
+    by its EXIF (where is left?).
     """
     whose = f"sample {sample}: " if sample else ""
     if isinstance(image, Image.Image):
@@ -34,6 +36,8 @@ def open_image(image: ImageLike, sample: str = "") -> Image.Image:
                 return _as_rgb(opened, what)
     except FileNotFoundError as e:
         raise BadImage(f"{what} does not exist") from e
+    except IsADirectoryError as e:
+        raise BadImage(f"{what} is a folder") from e
     except UnidentifiedImageError as e:
         raise BadImage(f"{what} is not an image that can be read ({', '.join(sorted(SUFFIXES))}), or is corrupt") from e
     except Image.DecompressionBombError as e:
@@ -50,6 +54,8 @@ def _as_rgb(image: Image.Image, what: str) -> Image.Image:
         raise BadImage(f"{what} has {width} x {height} pixels, over {LARGEST // 10**6} megapixels; crop or downsize it first")
     if getattr(image, "n_frames", 1) > 1:
         raise BadImage(f"{what} holds {image.n_frames} frames; save the one that is asked about")  # pyright: ignore
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        raise BadImage(f"{what} says in its EXIF that it is to be turned for viewing; save it turned, so that left is left")
     if image.mode in SIXTEEN_BIT:
         raise BadImage(f"{what} has more than 8 bits a channel ({image.mode}); export it with its window applied, as 8 bit")
     if "A" in image.getbands() or "transparency" in image.info:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
 from PIL import Image
 
 from medlens.data.images import open_image
-from medlens.errors import BadData
+from medlens.errors import BadData, BadImage
 from medlens.types import ImageLike, Sample
 
 PICTURE = 224  # longest side, pixels, of what a report shows
@@ -29,6 +29,11 @@ class Intake:
     skipped: tuple[str, ...]
     fingerprint: str
 
+    def without(self, refused: Mapping[str, str]) -> Intake:
+        """What is left when some samples (by id, with the reason) turn out to be unfit as well."""
+        kept = [(s, i) for s, i in zip(self.samples, self.images, strict=True) if s.id not in refused]
+        return _intake(kept, self.pictures, [*self.skipped, *refused.values()], len(self.samples))
+
 
 def take_in(samples: Sequence[Sample], skip_bad: bool = False, tick: Callable[[], None] = lambda: None) -> Intake:
     """Check samples and open their images, each file once. Raises BadData (BadImage), or lists what it left out with `skip_bad`."""
@@ -39,16 +44,19 @@ def take_in(samples: Sequence[Sample], skip_bad: bool = False, tick: Callable[[]
     for sample in _numbered(samples):
         try:
             prints = [_fingerprint(image, sample, known, pictures) for image in sample.images]
+            _check_masks(sample)
             kept.append((sample, "+".join(prints) or f"none:{sample.id}"))
         except BadData as e:
             if not skip_bad:
                 raise
             skipped.append(str(e))
         tick()
+    return _intake(kept, pictures, skipped, len(samples))
+
+
+def _intake(kept: list[tuple[Sample, str]], pictures: dict[str, tuple[str, bytes]], skipped: list[str], of: int) -> Intake:
     if not kept:
-        raise BadData(
-            f"no sample left to study: {len(skipped)} of {len(samples)} could not be read" if samples else "an empty data set"
-        )
+        raise BadData(f"no sample left to study: {len(skipped)} of {of} could not be read" if of else "an empty data set")
     whole = hashlib.sha256()
     for sample, image in kept:
         whole.update(json.dumps([sample.id, image, sample.turns, sample.answer]).encode())
@@ -62,9 +70,23 @@ def _numbered(samples: Sequence[Sample]) -> list[Sample]:
     seen: set[str] = set()
     for sample in named:
         if sample.id in seen:
-            raise BadData(f"two samples have the id {sample.id!r}; ids must be unique")
+            raise BadData(f"two samples have the id {sample.id!r} (the second: {sample.shown}); ids must be unique")
         seen.add(sample.id)
     return named
+
+
+def _check_masks(sample: Sample) -> None:
+    """A mask lies on the first image, pixel by pixel."""
+    for region in sample.regions:
+        try:
+            height, width = region.array().shape
+        except (OSError, SyntaxError, ValueError) as e:
+            raise BadImage(f"sample {sample.id}: mask of {region.name} cannot be read as an image") from e
+        size = open_image(sample.image, sample.id).size
+        if (width, height) != size:
+            raise BadImage(
+                f"sample {sample.id}: mask of {region.name} has {width} x {height} pixels, its image {size[0]} x {size[1]}"
+            )
 
 
 def _fingerprint(image: ImageLike, sample: Sample, known: dict[str, str], pictures: dict[str, tuple[str, bytes]]) -> str:

@@ -17,8 +17,9 @@ def read_json(path: Path, question: str | None, bad: Bad) -> Iterator[Sample]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
-        raise BadData(f"{path.name} is not UTF-8 text: {e}") from e
-    records = _list(text, path) if text.lstrip().startswith("[") else _lines(text, path, bad)
+        raise BadData(f"{path.name} is not UTF-8 text; save it as UTF-8") from e
+    listed = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
+    records = _list(text, path) if listed else _lines(text, path, bad)
     for number, (where, record) in enumerate(records, start=1):
         try:
             if not isinstance(record, dict):

@@ -28,8 +28,8 @@ def mean_cosine_between(x: Tensor, image: Sequence[Hashable] | Tensor) -> Value:
     """Mean cosine over the pairs of rows x (n, d) that come from different images; `image` names the image of each row.
 
     (|sum|^2 - sum of |sums of each image|^2) / (n^2 - sum of n_g^2): the exact baseline for cosines, no draws needed. Undefined
-    for fewer than two images. Rows of length zero are left out, as in `mean_cosine`. Raises NotFinite, and BadInput when `image` does
-    not name as many images as there are rows. Source: the baseline of Ethayarajh 2019, in closed form.
+    for fewer than two images. Rows of length zero are left out, as in `mean_cosine`. Raises NotFinite, and BadInput when
+    `image` does not name as many images as there are rows. Source: the baseline of Ethayarajh 2019, in closed form.
     """
     x, sums = as_rows(x), CosineSums()
     image = image.tolist() if isinstance(image, Tensor) else image  # elements of a tensor are never equal as keys

@@ -60,7 +60,7 @@ def _score(pairs: PairSums, parts, flat: str) -> Value:
 
 
 def _regress(pairs: PairSums) -> tuple[Tensor, int, Tensor, Tensor]:
-    """What of the update is explained, the rank of x, and the squared norms of the update and of y; computed once for both scores."""
+    """What of the update is explained, the rank of x, and the squared norms of update and of y: once for both scores."""
     if "regression" not in pairs.cache:
         xu, uu, yy = pairs.update_scatter()
         pairs.cache["regression"] = (*_explained(pairs.x, xu), uu, yy)

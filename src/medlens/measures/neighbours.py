@@ -37,7 +37,11 @@ def intrinsic_dimension(x: Tensor, keep: float = 0.9, resolution: float = 0.0) -
     n = len(x) - dropped
     log_mu = (second[apart] / first[apart]).log().sort().values[: int(n * keep)]
     if len(log_mu) < 2:
-        why = f"of {n} rows that are no duplicates, keep={keep:g} leaves {len(log_mu)}" if n else "every row is a duplicate of another"
+        why = (
+            f"of {n} rows that are no duplicates, keep={keep:g} leaves {len(log_mu)}"
+            if n
+            else "every row is a duplicate of another"
+        )
         return Value.undefined(n, why)
     if log_mu[-1] <= 0:
         return Value.undefined(n, "every row is as far from its second neighbour as from its first")

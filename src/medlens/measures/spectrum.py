@@ -19,7 +19,8 @@ SMALL = 512  # columns up to which all eigenvalues cost no more than the largest
 def anisotropy(x: Tensor) -> Value:
     """Largest eigenvalue of the centred covariance of rows x (n, d) over its trace: 1/d (a ball) to 1 (a line).
 
-    Undefined where the rows do not vary. Raises NotFinite, and BadInput for another shape. Source: Razzhigaev et al. 2024, The Shape of Learning.
+    Undefined where the rows do not vary. Raises NotFinite, and BadInput for another shape.
+    Source: Razzhigaev et al. 2024, The Shape of Learning.
     """
     return anisotropy_from_sums(Moments.of(x))
 

@@ -27,13 +27,12 @@ def load(model: str | Path | Any = "phantom", processor: Any = None, *, device: 
     Raises BadModel when it cannot be loaded (a part is missing, a weight is NaN) or fails the self-test; BadInput for arguments
     that make no sense.
     """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:  # torch raises either, depending on how it was built
-        raise BadInput(f"device {device} cannot be used here: {str(e).splitlines()[0]}") from e
+    _check_device(device)
     if dtype not in DTYPES:
         raise BadInput(f"dtype is one of {', '.join(DTYPES)}; got {dtype}")
     if not isinstance(model, str | Path):
+        if not isinstance(model, torch.nn.Module):
+            raise BadInput(f"a model is a name, a folder or a transformers model; got {type(model).__name__}")
         if processor is None:
             raise BadInput("a model object needs its processor: medlens.load(model, processor)")
         return _tested(Model(type(model).__name__, model.eval(), processor))
@@ -41,12 +40,22 @@ def load(model: str | Path | Any = "phantom", processor: Any = None, *, device: 
     return _tested(Model(name, *_find(name, device, DTYPES[dtype])))
 
 
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as e:  # torch raises any of them, depending on how it was built
+        raise BadInput(
+            f"device {device} cannot be used here: expected cpu, or a GPU that this torch was built for (cuda, mps)"
+        ) from e
+
+
 def _find(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     if name == "phantom":
         return load_folder(PHANTOM / "sound", device, dtype)
     if Path(name).is_dir():
         return load_folder(Path(name), device, dtype)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+    hub = re.fullmatch(r"([\w.-]+)/[\w.-]+", name)
+    if hub and not name.startswith(".") and not Path(name).exists() and not Path(hub[1]).is_dir():  # no network for a mistyped path
         return load_hub(name, device, dtype)
     raise BadModel(f"no model {name!r}: give `phantom`, a folder with config.json, or a hub id owner/name")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 
 from medlens.errors import BadModel
@@ -26,48 +29,85 @@ def load_hub(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _check_parts(folder: Path) -> None:
+    """All that can be said of a folder without transformers, which would say it in many lines."""
     config = folder / "config.json"
     if not config.is_file():
         raise BadModel(f"{folder} holds no config.json: it is not a transformers model folder")
     try:
-        json.loads(config.read_text())
-    except ValueError as e:
-        raise BadModel(f"{config} is not JSON: {e}") from e
+        family = json.loads(config.read_text())["model_type"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise BadModel(f"{config} is no model configuration: it is not JSON, or names no model_type") from e
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
+
+    if family not in KNOWN:
+        raise BadModel(f"{folder}: model_type is {family}, no vision-language model of transformers (expected llava or the like)")
     for what, names in (("tokenizer", TOKENIZERS), ("image processor", PROCESSORS)):
         if not any((folder / name).is_file() for name in names):
             raise BadModel(f"{folder} holds no {what} ({' or '.join(names)}); copy it from where the weights came from")
-    if not [*folder.glob("*.safetensors")]:
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
         raise BadModel(f"{folder} holds no *.safetensors; medlens reads no pickled weights: convert them first")
+    for shard in shards:
+        _check_shard(shard)
+
+
+def _check_shard(shard: Path) -> None:
+    try:
+        with safetensors.safe_open(shard, "pt"):
+            pass
+    except (safetensors.SafetensorError, OSError) as e:
+        raise BadModel(f"{shard} is cut off, damaged or no safetensors file ({e}); copy it again") from e
 
 
 def _from_pretrained(name: str, device: str, dtype: torch.dtype, local: bool) -> tuple[Any, Any]:
     import transformers
-    from transformers.utils import logging
 
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-        loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
-            name, local_files_only=local, trust_remote_code=False, use_safetensors=True, dtype=dtype, output_loading_info=True
-        )
-    except Exception as e:  # transformers raises a dozen kinds; every one of them means that this cannot be loaded
-        raise BadModel(f"{name} cannot be loaded: {_first_line(e)}") from e
-    finally:
-        logging.set_verbosity(shown)
-        logging.enable_progress_bar()
+    with _quiet():
+        try:
+            processor = transformers.AutoProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+            # Sizes that do not fit are reported below, by name; by itself transformers prints a table and points to it.
+            loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+                name, local_files_only=local, trust_remote_code=False, use_safetensors=True, dtype=dtype,
+                output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
+        except Exception as e:  # transformers raises a dozen kinds; every one of them means that this cannot be loaded
+            raise BadModel(f"{name} cannot be loaded: {_first_line(e)}") from e
     module, report = loaded
-    for kind in ("missing_keys", "mismatched_keys"):
-        if keys := sorted(map(str, report[kind])):
-            raise BadModel(
-                f"{name}: {len(keys)} {kind.replace('_', ' ')}, first {keys[0]}: weights and config do not belong together"
-            )
+    _check_report(name, report)
     if not hasattr(processor, "image_processor"):
         raise BadModel(
             f"{name}: its processor is a {type(processor).__name__} without an image processor; preprocessor_config.json?"
         )
     return module.to(device).eval(), processor
+
+
+def _check_report(name: str, report: dict[str, Any]) -> None:
+    """Every weight of the architecture was in the files, in its shape."""
+    if missing := sorted(map(str, report["missing_keys"])):
+        raise BadModel(f"{name}: {len(missing)} of its weights are not in the files, the first is {missing[0]}")
+    if wrong := sorted(report["mismatched_keys"]):
+        key, got, expected = wrong[0]
+        raise BadModel(
+            f"{name}: {key} is {tuple(got)} in the files and {tuple(expected)} by config.json; they do not belong together"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and tables of transformers and the hub: what goes wrong is said once, by us."""
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging
+
+    shown, hub_shown = logging.get_verbosity(), hub.get_verbosity()
+    logging.set_verbosity_error()
+    hub.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(shown)
+        hub.set_verbosity(hub_shown)
+        logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medlens.errors import BadInput, BadModel
+from medlens.errors import BadData, BadModel
 from medlens.models.base import Model
 from medlens.types import Group, Sample, Tokens
 
@@ -65,6 +65,9 @@ def read(model: Model, sample: Sample, seen: Look, answer: str | None = None) ->
         raise BadModel(
             f"{model.name}: the prompt of sample {sample.id or '?'} holds no image token: the chat template drops images"
         )
+    limit = getattr(model.text_config, "max_position_embeddings", None)
+    if limit is not None and len(ids) > limit:
+        raise BadData(f"sample {sample.id or '?'}: its prompt has {len(ids)} tokens, {model.name} reads at most {limit}")
     return Tokens(ids, groups, tuple(model.tokenizer.convert_ids_to_tokens(list(ids))))
 
 
@@ -145,10 +148,12 @@ def _shift(ends: list[tuple[int, int]], at: int) -> int:
 
 
 def _refuse_control(model: Model, words: str, sample: Sample) -> None:
-    """A control token in the user's words would be read as the template's."""
+    """No words, or a control token in them, which would be read as the template's."""
+    if not words.strip():
+        raise BadData(f"sample {sample.id or '?'}: an empty question")
     for token in {*model.tokenizer.all_special_tokens, model.processor.image_token}:
         if token.strip() and token in words:
-            raise BadInput(f"sample {sample.id or '?'}: the question contains the control token {token!r}; take it out")
+            raise BadData(f"sample {sample.id or '?'}: the question contains the control token {token!r}; take it out")
 
 
 def as_batch(ids: Sequence[int], device: torch.device) -> Tensor:

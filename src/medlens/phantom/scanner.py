@@ -89,6 +89,8 @@ def samples(n: int, seed: int = 0, questions: tuple[str, ...] | str = tuple(QUES
     """
     kinds = (questions,) if isinstance(questions, str) else tuple(questions)
     unknown = [k for k in kinds if k not in QUESTIONS]
+    if n < 1 or seed < 0:
+        raise BadInput(f"n is at least 1 and seed at least 0; got n={n}, seed={seed}")
     if unknown or not kinds:
         raise BadInput(f"question types are {', '.join(QUESTIONS)}; got {', '.join(unknown) or 'none'}")
     slices = [draw(np.random.default_rng([seed, i])) for i in range(-(-n // len(kinds)))]

@@ -36,10 +36,12 @@ def render(run: store.Run) -> str:
         manifest=run.manifest,
         title=_title(run),
         warnings=_warnings(run),
-        measures=[_measure(run.rows, name) for name in READINGS],
+        measures=[_measure(run, name) for name in READINGS],
         scores=_scores(run),
         samples=_samples(run),
         total=run.samples.height,
+        given=run.manifest["plan"]["answers"] == "given",
+        facts=_facts(run.manifest),
         colours=COLOURS,
         mib=2**20,
     )
@@ -54,6 +56,27 @@ def _title(run: store.Run) -> str:
     return f"{'the phantom' if model == 'phantom' else model} on {'its own slices' if data == model == 'phantom' else data}"
 
 
+def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """The numbers under the title."""
+    model, data, cost = (manifest[part] for part in ("model", "data", "forecast"))
+    counted = [
+        (data["samples"], "question"),
+        (data["images"], "image"),
+        (model["blocks"], "block"),
+        (model["parameters"], "parameter"),
+    ]
+    packed = (
+        f"tokens walked ({cost['tokens_unpacked']:,} before packing)"
+        if cost["tokens"] < cost["tokens_unpacked"]
+        else "tokens walked"
+    )
+    return [
+        *((f"{n:,}", what + "s" * (n != 1)) for n, what in counted),
+        (f"{model['width']:,}", "wide"),
+        (f"{cost['tokens']:,}", packed),
+    ]
+
+
 def _warnings(run: store.Run) -> list[str]:
     """What must be known before anything else is believed."""
     model, data = run.manifest["model"], run.manifest["data"]
@@ -66,27 +89,31 @@ def _warnings(run: store.Run) -> list[str]:
     if model["checks"] and model["checks"]["image_effect"] == 0:
         found.append("This model is image-blind: two different images gave the same logits when it was loaded.")
     if data["skipped"]:
-        found.append(f"{len(data['skipped'])} samples were left out because they could not be read; they are listed at the end.")
+        found.append(f"Left out because they could not be read: {len(data['skipped'])} samples, listed at the end.")
     return found
 
 
-def _measure(rows: pl.DataFrame, name: str) -> dict[str, Any]:
+def _measure(run: store.Run, name: str) -> dict[str, Any]:
+    rows, width = run.rows, run.manifest["model"]["width"]
     mine = rows.filter(pl.col("measure") == name)
     raw = mine.filter(pl.col("variant") == "raw")
     return {
         "name": name,
         "reading": READINGS[name],
-        "sides": [(side, as_svg(curve(rows, name, side)), _reading_of(raw.filter(pl.col("tokens") == side))) for side in SIDES],
+        "sides": [
+            (side, as_svg(curve(rows, name, side)), _reading_of(raw.filter(pl.col("tokens") == side), width)) for side in SIDES
+        ],
         "groups": sorted(mine["tokens"].unique().to_list(), key=list(COLOURS).index),
         "table": _table(mine),
     }
 
 
-def _reading_of(rows: pl.DataFrame) -> dict[str, Any]:
+def _reading_of(rows: pl.DataFrame, width: int) -> dict[str, Any]:
     """First, last, lowest and highest defined value, and why others are undefined."""
     defined = rows.filter(pl.col("value").is_finite()).sort("layer")
     notes = rows.filter(pl.col("value").is_nan()).sort("layer")
-    ends = {"n": int(rows["n"].max() or 0), "undefined": list(zip(notes["layer"], notes["note"], strict=True))}  # pyright: ignore
+    n = int(rows["n"].max() or 0)  # pyright: ignore[reportArgumentType]
+    ends = {"n": n, "few": n < 2 * width, "undefined": list(zip(notes["layer"], notes["note"], strict=True))}  # pyright: ignore
     if defined.is_empty():
         return {**ends, "defined": False}
     return {
@@ -124,11 +151,16 @@ def _samples(run: store.Run) -> list[dict[str, Any]]:
     for record in joined.to_dicts():
         key = record["picture"] or record["sample"]
         shown = images.setdefault(
-            key, {"picture": _inline(run.path, record["picture"]), "name": record["image"], "tags": {}, "asked": []}
+            key, {"picture": _inline(run.path, record["picture"]), "name": _name(record), "tags": {}, "asked": []}
         )
         shown["tags"] |= {k: v for k, v in json.loads(record["tags"]).items() if v is not None}
         shown["asked"].append(record)
     return list(images.values())
+
+
+def _name(record: dict[str, Any]) -> str:
+    """What a reader finds the image by: its file, else what the data call it."""
+    return record["file"] if record["file"] not in (None, "in memory") else record["image"]
 
 
 def _inline(folder: Path, picture: str | None) -> str | None:

@@ -57,6 +57,8 @@ class Moments:
         _need_columns(self.d, x.shape[1])
         z = x - self.reference
         k = torch.linalg.vecdot(z, z)
+        if not torch.isfinite(k @ k):
+            raise NotFinite("rows so large that their squares overflow float64; rescale them")
         self.n += len(x)
         self.s += z.sum(0)
         add_gram(self.zz, z)
@@ -164,7 +166,7 @@ class PairSums:
         """x, y (n, d). `moments_of_y=False` saves a third of the work where no alignment is asked for."""
         x, y = checked(x), checked(y)
         if x.shape != y.shape:
-            raise BadInput(f"x {tuple(x.shape)} and y {tuple(y.shape)} must be rows of the same tokens")
+            raise BadInput(f"x {tuple(x.shape)} and y {tuple(y.shape)} must have the same shape: the rows of the same tokens")
         for before, after in zip(batches(x), batches(y), strict=True):
             self._add(before, after, moments_of_y)
 
@@ -271,6 +273,8 @@ def batches(x: Tensor) -> Iterator[Tensor]:
 def checked(x: Tensor) -> Tensor:
     """Rows (n, d). Raises BadInput for another shape, and NotFinite for a NaN or infinity, named by row and column."""
     x = torch.as_tensor(x).detach()
+    if x.is_complex():
+        raise BadInput("rows are real numbers; got complex ones")
     if x.ndim != 2 or x.shape[1] == 0:
         raise BadInput(f"rows are (n, d) with d > 0; got shape {tuple(x.shape)}")
     if not torch.isfinite(x.sum(dtype=torch.float64)) and not torch.isfinite(x).all():  # the sum is the faster look

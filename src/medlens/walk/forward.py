@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medlens import hooks
 from medlens.data.images import open_image
-from medlens.errors import NotFinite
+from medlens.errors import BadInput, NotFinite
 from medlens.models.base import Model
 from medlens.models.prompt import look, read
 from medlens.types import Sample, Tokens
@@ -114,7 +114,7 @@ class _Collector:
 def forward(model: Model, sample: Sample, answer: str | None = None) -> Forward:
     """Run one sample (its prompt, or prompt and `answer`) and keep everything: see `Forward`.
 
-    Raises BadImage, BadInput (a control token in the question) and NotFinite (layer, sample, token).
+    Raises BadImage, BadData (a control token in the question, a prompt too long) and NotFinite (layer, sample, token).
     """
     prompt = prepare(model, sample, answer)
     collector = _Collector()
@@ -130,5 +130,7 @@ def forward(model: Model, sample: Sample, answer: str | None = None) -> Forward:
 
 def prepare(model: Model, sample: Sample, answer: str | None = None) -> Prompt:
     """One sample, its images opened and processed, its tokens grouped."""
+    if not isinstance(sample, Sample):
+        raise BadInput(f"expected a Sample; got {type(sample).__name__}")
     seen = look(model, [open_image(image, sample.id) for image in sample.images])
     return Prompt(sample, seen, read(model, sample, seen, answer), sample.image_id or sample.id)

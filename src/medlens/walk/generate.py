@@ -13,7 +13,8 @@ from medlens.walk.forward import prepare
 
 
 def answer(model: Model, sample: Sample, max_new_tokens: int = 32) -> Answer:
-    """The model's greedy answer to a sample: a `str` that also knows its token `ids` and their `logprobs` (natural logarithm).
+    """The model's greedy answer to a sample: a `str` that also knows its token `ids`, their `logprobs` (natural logarithm), and
+    whether it `ended` by itself.
 
     At most `max_new_tokens` tokens; the end token is among the ids, not in the text. Raises BadImage and BadInput.
     """
@@ -30,4 +31,6 @@ def answer_prompt(model: Model, prompt: Prompt, max_new_tokens: int) -> Answer:
         )  # fmt: skip
     new = out.sequences[0, ids.shape[1] :].tolist()
     logprobs = [float(logits[0].float().log_softmax(-1)[i]) for logits, i in zip(out.logits, new, strict=True)]
-    return Answer(model.tokenizer.decode(new, skip_special_tokens=True).strip(), new, logprobs)
+    ends = model.module.generation_config.eos_token_id
+    ended = new[-1] in (ends if isinstance(ends, list) else [ends])
+    return Answer(model.tokenizer.decode(new, skip_special_tokens=True).strip(), new, logprobs, ended)
