@@ -1,17 +1,20 @@
 """The command line, run as a user runs it: in a process of its own."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+COMMAND = [sys.executable, "-c", "from medlens.cli import main; main()"]
+
 
 def medlens(*arguments, cwd):
-    return subprocess.run([sys.executable, "-c", "from medlens.cli import main; main()", *map(str, arguments)],
-                          capture_output=True, text=True, cwd=cwd, check=False, env=None)  # fmt: skip
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False)
 
 
 def one_line(done):
@@ -69,7 +72,7 @@ def data(tmp_path):
     (tmp_path / "d.csv").write_text("image,question\na.png,is there a lesion ?\ndot.png,is there a lesion ?\n,what ?\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llava"}')
     return tmp_path
 
 
@@ -77,7 +80,7 @@ def data(tmp_path):
     ("arguments", "says"),
     [
         (["phantom", "nowhere"], "no data at nowhere"),
-        (["phantom", "empty", "--question", "what ?"], "no samples"),
+        (["phantom", "empty", "--question", "what ?"], "empty holds no images"),
         (["phantom", "d.csv"], "line 4: no image"),
         (["nomodel"], "no model 'nomodel'"),
         (["model"], "no tokenizer"),
@@ -90,6 +93,29 @@ def data(tmp_path):
 def test_bad_input_is_one_line(data, arguments, says):
     assert says in one_line(medlens("study", *arguments, "--out", "run", cwd=data))
     assert not (data / "run").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_in_the_middle(tmp_path, number, code):
+    """By Ctrl-C, or by a scheduler: a line, and nothing left behind."""
+    child = subprocess.Popen(
+        [*COMMAND, "study", "--limit", "400", "--out", "runs/x"], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    time.sleep(9)
+    child.send_signal(number)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == code, said
+    assert "stopped; nothing half-written was left behind" in said
+    assert "Traceback" not in said
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_bug_of_ours_is_one_line_too(tmp_path):
+    code = "import medlens.cli as c, medlens; medlens.study = lambda *a, **k: 1 / 0; c.main()"
+    done = subprocess.run([sys.executable, "-c", code, "study"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "medlens: a bug of ours: ZeroDivisionError" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_skip_bad_goes_on_and_lists(data):

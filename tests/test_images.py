@@ -60,6 +60,28 @@ def test_what_needs_a_decision_is_refused_in_one_line(tmp_path, image, says):
     assert str(tmp_path) not in str(caught.value)  # it may end up in a manifest
 
 
+def test_to_be_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with pytest.raises(BadImage, match="left is left"):
+        open_image(saved(tmp_path, Image.fromarray(GREY), "x.jpg", exif=exif))
+    exif[0x0112] = 1
+    assert open_image(saved(tmp_path, Image.fromarray(GREY), "y.jpg", exif=exif)).size == (64, 48)
+
+
+def test_masks_must_fit(tmp_path):
+    image = Image.fromarray(GREY)
+    small = saved(tmp_path, Image.new("L", (5, 5)), "small.png")
+    (tmp_path / "text.png").write_text("no mask")
+    for path, says in ((small, "5 x 5 pixels, its image 64 x 48"), (tmp_path / "text.png", "cannot be read")):
+        region = medlens.Region("mask", mask_path=path)
+        with pytest.raises(BadImage, match=says):
+            take_in([medlens.Sample(image=image, question="what ?", regions=[region])])
+    fits = medlens.Region("mask", mask_path=saved(tmp_path, Image.fromarray(GREY), "fits.png"))
+    take_in([medlens.Sample(image=image, question="what ?", regions=[fits])])
+    assert fits.array().sum() == (GREY > 127).sum()
+
+
 def test_frames(tmp_path):
     frames = [Image.fromarray(GREY), Image.fromarray(GREY.T.copy()).resize((64, 48))]
     with pytest.raises(BadImage, match="2 frames"):

@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 def test_a_folder(folder):
     samples = medlens.read(folder, question="what ?")
-    assert [s.id for s in samples] == ["a", "b", "deep/c"]
+    assert [s.id for s in samples] == ["a.png", "b.jpg", "deep/c.png"]
     assert {s.question for s in samples} == {"what ?"}
     assert all(s.image.is_file() for s in samples)
 
@@ -110,10 +110,21 @@ def test_bad_records_can_be_left_out(folder):
     ("name", "content", "says"),
     [
         ("x.csv", "", "an empty file"),
+        ("x.csv", "image;question\na.png;what\n", "with commas"),
+        ("x.csv", "image,question,image\na.png,what,b.jpg\n", "'image' comes twice"),
+        ("x.csv", "image,question\nhttp://x/a.png,what\n", "links are not fetched"),
+        ("x.jsonl", '{"image": "a.png", "images": ["b.jpg"], "question": "what"}', "both `image` and `images`"),
+        ("x.jsonl", '{"image": "a.png", "question": "a \\ud800 b"}', "lone surrogate"),
+        ("x.jsonl", '{"image": "a.png", "question": "  \\n "}', "expected text"),
+        ("x.jsonl", '{"image": "a.png", "question": "what", "answer": ["yes"]}', "expected text or a number"),
+        ("x.jsonl", '{"image": "a.png", "question": "what", "answer": true}', "expected text or a number"),
+        ("x.jsonl", '{"image": "a.png", "question": "what", "answer": NaN}', "expected text or a number"),
+        ("x.jsonl", "[1, 2]", "line 1: .1, 2. is not an object"),
+        ("a.png", "", "is one image; give its folder"),
         ("x.csv", "image,question\n", "no samples"),
         ("x.csv", "picture,question\na.png,what\n", "no column `image`"),
         ("x.csv", "image,question\na.png,what,more\n", "line 2: more fields"),
-        ("x.csv", b"image,question\na.png,\xff\xfe\n", "utf-8"),
+        ("x.csv", b"image,question\na.png,\xff\xfe\n", "save it as UTF-8"),
         ("x.jsonl", "", "no samples"),
         ("x.jsonl", b"\xff\xfe", "not UTF-8"),
         ("x.json", "[" * 100_000, "not JSON"),
@@ -131,7 +142,7 @@ def test_files_that_cannot_be_read(folder, name, content, says):
 def test_nothing_there(tmp_path):
     with pytest.raises(BadData, match="no data at"):
         medlens.read(tmp_path / "nowhere")
-    with pytest.raises(BadData, match="no samples"):
+    with pytest.raises(BadData, match=r"no images \(\.bmp"):
         medlens.read(tmp_path, question="what ?")
 
 

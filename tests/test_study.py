@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import medlens
+import medlens._study
 from medlens import store
 from medlens.errors import BadData, BadInput, BadRun, CannotWrite, NotFinite
 from medlens.measures import MEASURES
@@ -161,9 +162,67 @@ def test_own_data_given_answers_and_skipping(phantom, tmp_path):
     assert len(skipped) == 2
     assert skipped[0].startswith("data.csv line 4: image gone.png")
     assert skipped[1].startswith("sample 0004: image bad.png is not an image")
+    assert run.samples["file"].to_list() == ["0.png", "1.png", "2.png"]
     assert run.answers["answer"].to_list() == ["no", "upper left"]
-    assert run.answers["logprob"].to_list() == [None, None]
+    assert set(run.answers["logprob"]) == set(run.answers["correct"]) == {None}  # compared with itself, every answer is right
+    assert "given by the data, not generated" in run.report.read_text()
     assert json.loads(run.samples["tags"][1]) == {"sex": "m"}
+
+
+def test_given_answers_that_are_not_there(phantom, tmp_path):
+    sample = medlens.Sample(image=picture(tmp_path, "a.png"), question="what ?")
+    with pytest.raises(BadData, match="none of 1 samples has an answer"):
+        medlens.study(phantom, [sample], Plan(answers="given"), tmp_path / "run")
+
+
+def test_questions_that_cannot_be_put_to_the_model(phantom, tmp_path):
+    """Too long for it, empty, or with a control token: named, or left out."""
+    path = picture(tmp_path, "a.png")
+    asked = ["is there a lesion ?", "lesion " * 5000, " ", "what </s> ?"]
+    samples = [medlens.Sample(image=path, question=q, id=f"q{k}") for k, q in enumerate(asked)]
+    with pytest.raises(BadData, match="sample q1: its prompt has 5068 tokens, phantom reads at most 1024"):
+        medlens.study(phantom, samples, Plan(), tmp_path / "run")
+    run = medlens.study(phantom, samples, Plan(skip_bad=True), tmp_path / "run")
+    assert run.samples["sample"].to_list() == ["q0"]
+    assert [line[:9] for line in run.manifest["data"]["skipped"]] == ["sample q1", "sample q2", "sample q3"]
+
+
+def test_an_answer_that_is_cut_off_is_said_to_be(phantom, tmp_path):
+    run = medlens.study(phantom, "phantom", Plan(limit=5, max_new_tokens=1), tmp_path / "run")
+    assert not run.answers["ended"].any()
+    assert run.report.read_text().count("cut off at 1 tokens") == 5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype, tmp_path, run):
+    half = medlens.study("phantom", "phantom", Plan(limit=40, dtype=dtype), tmp_path / "run")
+    assert half.manifest["model"]["dtype"] == dtype
+    both = half.rows.join(run.rows, on=["measure", "layer", "tokens", "variant"], suffix="_32")
+    image = both.filter((pl.col("tokens") == "image") & (pl.col("measure") == "anisotropy"))
+    assert ((image["value"] - image["value_32"]).abs() < 0.02).all()
+
+
+@pytest.mark.parametrize("where", ["a file", "below a file"])
+def test_a_place_that_cannot_be_is_said_at_once(tmp_path, where):
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "file" / "run" if where == "below a file" else tmp_path / "file"
+    with pytest.raises(CannotWrite, match="file is a file"):
+        medlens.study("nomodel", "nodata", Plan(), out)  # before anything else is looked at
+
+
+def test_another_process_was_faster(phantom, tmp_path, monkeypatch):
+    """Both started on a free place; the loser says so and leaves the winner's run alone."""
+
+    def meanwhile(folder, real=medlens._study.write_report):
+        shutil.copytree(folder, tmp_path / "run")
+        (tmp_path / "run" / "winner").touch()
+        real(folder)
+
+    monkeypatch.setattr("medlens._study.write_report", meanwhile)
+    with pytest.raises(BadRun, match="by another process meanwhile"):
+        medlens.study(phantom, "phantom", Plan(limit=2), tmp_path / "run")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "winner").exists()
 
 
 def test_no_path_enters_a_run_or_its_report(phantom, tmp_path):

@@ -59,22 +59,11 @@ def _title(run: store.Run) -> str:
 def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """The numbers under the title."""
     model, data, cost = (manifest[part] for part in ("model", "data", "forecast"))
-    counted = [
-        (data["samples"], "question"),
-        (data["images"], "image"),
-        (model["blocks"], "block"),
-        (model["parameters"], "parameter"),
-    ]
-    packed = (
-        f"tokens walked ({cost['tokens_unpacked']:,} before packing)"
-        if cost["tokens"] < cost["tokens_unpacked"]
-        else "tokens walked"
-    )
-    return [
-        *((f"{n:,}", what + "s" * (n != 1)) for n, what in counted),
-        (f"{model['width']:,}", "wide"),
-        (f"{cost['tokens']:,}", packed),
-    ]
+    counted = {"question": data["samples"], "image": data["images"], "block": model["blocks"], "parameter": model["parameters"]}
+    saved = cost["tokens"] < cost["tokens_unpacked"]
+    walked = f"tokens walked ({cost['tokens_unpacked']:,} before packing)" if saved else "tokens walked"
+    facts = [(f"{n:,}", what + "s" * (n != 1)) for what, n in counted.items()]
+    return [*facts, (f"{model['width']:,}", "wide"), (f"{cost['tokens']:,}", walked)]
 
 
 def _warnings(run: store.Run) -> list[str]:
@@ -89,7 +78,7 @@ def _warnings(run: store.Run) -> list[str]:
     if model["checks"] and model["checks"]["image_effect"] == 0:
         found.append("This model is image-blind: two different images gave the same logits when it was loaded.")
     if data["skipped"]:
-        found.append(f"Left out because they could not be read: {len(data['skipped'])} samples, listed at the end.")
+        found.append(f"Left out, because they could not be read: {len(data['skipped'])} (listed at the end).")
     return found
 
 
