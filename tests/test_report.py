@@ -68,6 +68,8 @@ def test_charts_are_files_too(run):
 
 def test_warnings(run, phantom, tmp_path):
     assert "answers to these images mean nothing" not in " ".join(render(run).split())
+    drawn = medlens.study(phantom, medlens.phantom.samples(2), Plan(), tmp_path / "drawn")
+    assert "answers to these images mean nothing" not in " ".join(render(drawn).split())
     own = [medlens.Sample(image=Image.new("L", (70, 70)), question="is there a lesion ?")]
     other = medlens.study(phantom, own, Plan(), tmp_path / "run")
     assert "answers to these images mean nothing" in " ".join(render(other).split())

@@ -24,7 +24,7 @@ def test_every_sample_carries_its_truth():
         assert sample.image.size == (64, 64)
         assert sample.question in scanner.QUESTIONS[sample.question_type]
         assert set(sample.paraphrases) == set(scanner.QUESTIONS[sample.question_type]) - {sample.question}
-        assert set(sample.tags) == {"modality", "lesion", "place", "laterality", "radius"}
+        assert set(sample.tags) == {"source", "modality", "lesion", "place", "laterality", "radius"}
         lesion = sample.tags["lesion"]
         assert [r.name for r in sample.regions] == ([] if lesion == "none" else [lesion])
         expected = {

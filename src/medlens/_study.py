@@ -140,7 +140,9 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
         name = Path(samples).name
         found = read(samples, plan.question, (lambda e: unread.append(str(e))) if plan.skip_bad else None)
     else:
-        name, found = "samples in memory", list(samples)
+        found = list(samples)
+        drawn = all(isinstance(s, Sample) and s.tags.get("source") == scanner.SOURCE for s in found)
+        name = "phantom slices" if drawn else "samples in memory"
     return found[: plan.limit], name, tuple(unread)
 
 

@@ -15,6 +15,7 @@ from medlens.errors import BadInput
 from medlens.types import Region, Sample
 
 SIDE = 64
+SOURCE = "phantom"  # the tag that tells a drawn slice from a patient's image
 MODALITIES = ("ct", "mri", "xray", "ultrasound")
 LESIONS = ("mass", "cyst", "nodule")
 PLACES = ("upper left", "upper right", "lower left", "lower right")
@@ -84,8 +85,8 @@ def samples(n: int, seed: int = 0, questions: tuple[str, ...] | str = tuple(QUES
     """Draw `n` samples: one slice after the other, each asked every question type in `questions` (by default all five).
 
     The same seed gives the same samples, and the first samples of a longer draw are those of a shorter one. Each `Sample` carries
-    the exact mask (`regions`), the true answer, the paraphrases of its question, and the tags modality, lesion, place, laterality
-    and radius (px). Half of the slices are healthy; the answer to a question about their lesion is "none".
+    the exact mask (`regions`), the true answer, the paraphrases of its question, and the tags source, modality, lesion, place,
+    laterality and radius (px). Half of the slices are healthy; the answer to a question about their lesion is "none".
     """
     kinds = (questions,) if isinstance(questions, str) else tuple(questions)
     unknown = [k for k in kinds if k not in QUESTIONS]
@@ -112,6 +113,7 @@ def _sample(drawn: Slice, i: int, kinds: tuple[str, ...], seed: int) -> Sample:
         question_type=kind,
         regions=(Region(drawn.lesion, drawn.mask),) if drawn.mask.any() else (),
         tags={
+            "source": SOURCE,
             "modality": drawn.modality,
             "lesion": drawn.lesion,
             "place": drawn.place,

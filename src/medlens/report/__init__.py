@@ -13,6 +13,7 @@ import polars as pl
 from medlens import store
 from medlens.report.charts import COLOURS, READINGS, SIDES, as_files, as_svg, curve, pair
 
+OWN = ("phantom", "phantom slices")  # names of data that the phantom was made for
 SHOWN = 60  # samples with their picture; all are in the tables
 
 
@@ -53,7 +54,8 @@ def _number(value: float | None) -> str:
 
 def _title(run: store.Run) -> str:
     model, data = run.manifest["model"]["name"], run.manifest["data"]["name"]
-    return f"{'the phantom' if model == 'phantom' else model} on {'its own slices' if data == model == 'phantom' else data}"
+    own = model == "phantom" and data in OWN
+    return f"{'the phantom' if model == 'phantom' else model} on {'its own slices' if own else data}"
 
 
 def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
@@ -70,7 +72,7 @@ def _warnings(run: store.Run) -> list[str]:
     """What must be known before anything else is believed."""
     model, data = run.manifest["model"], run.manifest["data"]
     found = []
-    if model["name"] == "phantom" and data["name"] != "phantom":
+    if model["name"] == "phantom" and data["name"] not in OWN:
         found.append(
             "The model is the phantom: it was trained on drawn slices and nothing else, so its answers to these images "
             "mean nothing. The geometry of its hidden states is measured all the same, and is real."
