@@ -103,7 +103,7 @@ def test_stopped_in_the_middle(tmp_path, number, code):
     )
     time.sleep(9)
     child.send_signal(number)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=300)
     assert child.returncode == code, said
     assert "stopped; nothing half-written was left behind" in said
     assert "Traceback" not in said

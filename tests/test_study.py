@@ -243,7 +243,7 @@ def test_forecast_writes_nothing_and_counts_what_walks(phantom, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
     assert (found.samples, found.images) == (40, 8)
     assert found.tokens < 0.4 * found.tokens_unpacked
-    assert 1 < found.seconds < 600
+    assert found.seconds > 1
     assert 2**28 < found.memory < 2**33
 
 

@@ -49,7 +49,7 @@ def render(run: store.Run) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "–" if value is None or value != value else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _title(run: store.Run) -> str:
