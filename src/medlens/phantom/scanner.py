@@ -240,7 +240,7 @@ def _paint(picture: np.ndarray, mask: np.ndarray, centre: tuple[float, float], r
 def _acquire(rng: np.random.Generator, picture: np.ndarray, modality: str) -> np.ndarray:
     """The modality's own noise: electronic (CT, X-ray), Rician (MRI), speckle (ultrasound)."""
     if modality == "ultrasound":
-        speckle = rng.gamma(9.0, 1 / 9.0, picture.shape)
+        speckle = rng.gamma(16.0, 1 / 16.0, picture.shape)
         return np.clip(picture * speckle, 0, 1)
     noise = rng.normal(0, 0.04 if modality == "ct" else 0.03, (2, *picture.shape))
     if modality == "mri":
