@@ -59,6 +59,11 @@ def test_what_data_say_is_escaped(hostile):
     assert "{{ 7*7 }}" in html  # shown, not evaluated
 
 
+def test_every_measure_is_shown():
+    """The report may not import the measures (they need torch): that its list is theirs is held here."""
+    assert list(READINGS) == list(medlens.MEASURES)
+
+
 def test_charts_are_files_too(run):
     for name in READINGS:
         png, svg = (run.path / "charts" / f"{name}.{kind}" for kind in ("png", "svg"))
