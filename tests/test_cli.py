@@ -26,8 +26,16 @@ def one_line(done):
     return lines[0]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"]])
-def test_help_imports_nothing_heavy(arguments, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--help"], "phantom"),
+        (["study", "--help"], "--skip-bad"),
+        (["phantom", "--help"], "evaluate"),
+        (["phantom", "evaluate", "--help"], "phantom:shortcut"),
+    ],
+)
+def test_help_imports_nothing_heavy(arguments, says, tmp_path):
     heavy = "torch transformers polars altair numpy scipy"
     code = f"""
 import sys
@@ -41,7 +49,7 @@ print("IMPORTED", [m for m in {heavy!r}.split() if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "IMPORTED []" in done.stdout
-    assert "study" in done.stdout
+    assert says in done.stdout
 
 
 def test_study_then_again_then_another(tmp_path):
@@ -135,3 +143,39 @@ def test_an_unknown_option_is_refused(tmp_path):
     done = medlens("study", "--frobnicate", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_phantom_evaluate(tmp_path):
+    """As tables, as JSON, and by the module's own name: the same numbers."""
+    shown = medlens("phantom", "evaluate", "phantom:random", "--n", 30, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    for word in ("presence", "predicted", "ultrasound", "large", "answer follows the", "phantom:random: 30 questions"):
+        assert word in shown.stdout
+    module = [sys.executable, "-m", "medlens.phantom", "--evaluate", "phantom:random", "--n", "30", "--json"]
+    said = json.loads(subprocess.run(module, capture_output=True, text=True, cwd=tmp_path, check=True).stdout)
+    assert (said["model"], said["n"], said["seed"]) == ("phantom:random", 30, 0)
+    presence = next(row for row in said["questions"] if row["question"] == "presence")
+    assert f"{presence['accuracy']:.3f}" in next(line for line in shown.stdout.splitlines() if line.startswith("presence"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_phantom_show(tmp_path):
+    shown = medlens("phantom", "show", "--out", "sheet.png", cwd=tmp_path)
+    assert shown.stdout == "contact sheet: sheet.png\n", shown.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 800
+        assert len(set(np.asarray(sheet.convert("RGB")).reshape(-1, 3).max(0))) <= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["evaluate", "phantom:sane"], "no model 'phantom:sane': the phantoms are phantom, phantom:shortcut"),
+        (["evaluate", "--device", "cuda:9"], "device cuda:9 cannot be used here"),
+        (["show", "--out", "sheet.jpg"], "name it sheet.png"),
+        (["show", "--out", "nowhere/sheet.png"], "nowhere/sheet.png cannot be written: No such file or directory"),
+    ],
+)
+def test_phantom_mistakes_are_one_line(tmp_path, arguments, says):
+    assert says in one_line(medlens("phantom", *arguments, cwd=tmp_path))
+    assert list(tmp_path.iterdir()) == []

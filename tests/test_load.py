@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 
 import medlens
 from medlens.errors import BadInput, BadModel
-from medlens.models import PHANTOM
+from medlens.models.phantom import WEIGHTS
 
 
 @pytest.fixture
 def folder(tmp_path):
     copy = tmp_path / "model"
-    shutil.copytree(PHANTOM / "sound", copy)
+    shutil.copytree(WEIGHTS / "sound", copy)
     return copy
 
 

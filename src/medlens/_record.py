@@ -21,6 +21,7 @@ import torch
 from medlens import store
 from medlens.data.intake import Intake
 from medlens.models import Model
+from medlens.phantom.questions import is_phantom
 from medlens.plan import Plan
 from medlens.types import Answer, Row, Sample
 
@@ -113,7 +114,7 @@ def describe_machine() -> dict[str, Any]:
 
 def command_line(model: str, data: str, plan: Plan) -> str:
     """The command line that repeats a study; paths are the user's own business."""
-    words = ["medlens study", "phantom" if model == "phantom" else "$MODEL", "phantom" if data == "phantom" else "$DATA"]
+    words = ["medlens study", model if is_phantom(model) else "$MODEL", "phantom" if data == "phantom" else "$DATA"]
     changed = [f.name for f in fields(Plan) if getattr(plan, f.name) != f.default]
     return " ".join([*words, *(_flag(name, getattr(plan, name)) for name in changed), "--out RUN"])
 

@@ -22,7 +22,7 @@ from medlens.errors import BadData, BadInput, CannotWrite
 from medlens.instruments.geometry import Geometry
 from medlens.models import Model, load
 from medlens.models import prompt as prompts_
-from medlens.phantom import scanner
+from medlens.phantom import questions
 from medlens.plan import Plan
 from medlens.report import write_report
 from medlens.types import Answer, Row, Sample
@@ -133,7 +133,7 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
     if str(samples) == "phantom":
         if plan.question is not None:
             raise BadInput("the phantom's samples bring their own questions; --question is for images without any")
-        return scanner.samples(plan.limit or PHANTOM_SAMPLES, plan.seed), "phantom", ()
+        return questions.samples(plan.limit or PHANTOM_SAMPLES, plan.seed), "phantom", ()
     if isinstance(samples, Sample) or not isinstance(samples, str | Path | Sequence):
         raise BadInput(f"samples are a list of Sample, 'phantom', or a path; got {type(samples).__name__}")
     if isinstance(samples, str | Path):
@@ -141,7 +141,7 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
         found = read(samples, plan.question, (lambda e: unread.append(str(e))) if plan.skip_bad else None)
     else:
         found = list(samples)
-        drawn = all(isinstance(s, Sample) and s.tags.get("source") == scanner.SOURCE for s in found)
+        drawn = all(isinstance(s, Sample) and s.tags.get("source") == questions.SOURCE for s in found)
         name = "phantom slices" if drawn else "samples in memory"
     return found[: plan.limit], name, tuple(unread)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import study
+from medlens.cli import phantom, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("study")(study.command)
+app.add_typer(phantom.app, name="phantom")
 
 
 def _say_version(asked: bool) -> None:

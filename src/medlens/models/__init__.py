@@ -12,16 +12,16 @@ import torch
 from medlens.errors import BadInput, BadModel
 from medlens.models.base import Model
 from medlens.models.hf import load_folder, load_hub
+from medlens.models.phantom import load_phantom
 from medlens.models.selftest import check_weights, self_test
 
-PHANTOM = Path(__file__).parent.parent / "phantom" / "weights"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load(model: str | Path | Any = "phantom", processor: Any = None, *, device: str = "cpu", dtype: str = "float32") -> Model:
     """Load a vision-language model and run its self-test.
 
-    model: "phantom" (shipped), a transformers folder, a hub id ("owner/name", the only case that uses the network), or a
+    model: "phantom" (shipped; its kin are "phantom:shortcut", "phantom:textonly", "phantom:random"), a transformers folder, a hub id ("owner/name", the only case that uses the network), or a
     transformers model in memory, with its `processor`. device: as torch names it. dtype: float32, float16 or bfloat16.
 
     Raises BadModel when it cannot be loaded (a part is missing, a weight is NaN) or fails the self-test; BadInput for arguments
@@ -50,8 +50,8 @@ def _check_device(device: str) -> None:
 
 
 def _find(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    if name == "phantom":
-        return load_folder(PHANTOM / "sound", device, dtype)
+    if name.partition(":")[0] == "phantom":
+        return load_phantom(name, device, dtype)
     if Path(name).is_dir():
         return load_folder(Path(name), device, dtype)
     hub = re.fullmatch(r"([\w.-]+)/[\w.-]+", name)

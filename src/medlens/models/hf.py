@@ -62,7 +62,7 @@ def _check_shard(shard: Path) -> None:
 def _from_pretrained(name: str, device: str, dtype: torch.dtype, local: bool) -> tuple[Any, Any]:
     import transformers
 
-    with _quiet():
+    with quiet():
         try:
             processor = transformers.AutoProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
             # Sizes that do not fit are reported below, by name; by itself transformers prints a table and points to it.
@@ -73,7 +73,7 @@ def _from_pretrained(name: str, device: str, dtype: torch.dtype, local: bool) ->
         except Exception as e:  # transformers raises a dozen kinds; every one of them means that this cannot be loaded
             raise BadModel(f"{name} cannot be loaded: {_first_line(e)}") from e
     module, report = loaded
-    _check_report(name, report)
+    check_report(name, report)
     if not hasattr(processor, "image_processor"):
         raise BadModel(
             f"{name}: its processor is a {type(processor).__name__} without an image processor; preprocessor_config.json?"
@@ -81,7 +81,7 @@ def _from_pretrained(name: str, device: str, dtype: torch.dtype, local: bool) ->
     return module.to(device).eval(), processor
 
 
-def _check_report(name: str, report: dict[str, Any]) -> None:
+def check_report(name: str, report: dict[str, Any]) -> None:
     """Every weight of the architecture was in the files, in its shape."""
     if missing := sorted(map(str, report["missing_keys"])):
         raise BadModel(f"{name}: {len(missing)} of its weights are not in the files, the first is {missing[0]}")
@@ -93,7 +93,7 @@ def _check_report(name: str, report: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the bars and tables of transformers and the hub: what goes wrong is said once, by us."""
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging

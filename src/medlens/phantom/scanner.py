@@ -1,7 +1,8 @@
 """A synthetic scanner: slices whose every truth is known, because we drew it.
 
-Medical physicists call a test object with a known inside a *phantom*. This one draws 64 x 64 slices of four modalities, with
-or without one lesion, and asks five questions of each. Left and right are those of the image, not of the patient.
+Medical physicists call a test object with a known inside a *phantom*. This one draws 64 x 64 slices of four modalities, with no
+lesion, one or two, and in some a reference mark: a bar of known length burned into a corner, as technicians leave a ruler in the
+picture. Left and right are those of the image, not of the patient.
 """
 
 from __future__ import annotations
@@ -11,138 +12,108 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from medlens.errors import BadInput
-from medlens.types import Region, Sample
-
 SIDE = 64
-SOURCE = "phantom"  # the tag that tells a drawn slice from a patient's image
 MODALITIES = ("ct", "mri", "xray", "ultrasound")
 LESIONS = ("mass", "cyst", "nodule")
 PLACES = ("upper left", "upper right", "lower left", "lower right")
+HOW_MANY = (0.5, 0.3, 0.2)  # share of slices with no lesion, one, two
 MIDLINE_MARGIN = 2.5  # px: a centre nearer to a midline than this would make "left" a coin toss, not a fact
-
-QUESTIONS: dict[str, tuple[str, ...]] = {
-    "presence": (
-        "is there a lesion on the image ?",
-        "is there a pathology on the image ?",
-        "does the image show a lesion ?",
-        "can a lesion be seen ?",
-    ),
-    "type": (
-        "what kind of lesion is it ?",
-        "which type of lesion does the image show ?",
-        "what is the lesion ?",
-    ),
-    "place": (
-        "where is the lesion ?",
-        "where on the image is the lesion ?",
-        "in which quadrant is the lesion ?",
-    ),
-    "side": (
-        "which side is the lesion on ?",
-        "is the lesion on the left or on the right ?",
-        "on which side is the lesion ?",
-    ),
-    "modality": (
-        "which modality is this ?",
-        "what kind of image is this ?",
-        "how was the image taken ?",
-    ),
-}
+SIZE_MARGIN = 3.0  # px of diameter or length: things nearer in size than this are not drawn on one slice, nor compared
 
 
 @dataclass(frozen=True)
-class Slice:
-    """One drawn slice: `pixels` (64, 64) uint8 grey values, `mask` (64, 64) bool (the lesion; all False when there is none)."""
+class Lesion:
+    """One lesion: `kind` is one of LESIONS, `centre` (row, column) and `radius` in pixels, `mask` (64, 64) bool."""
 
-    pixels: np.ndarray
+    kind: str
+    centre: tuple[float, float]
+    radius: float
     mask: np.ndarray
-    modality: str
-    lesion: str  # one of LESIONS, or "none"
-    centre: tuple[float, float] | None  # (row, column) in pixels
-    radius: float | None
 
     @property
     def place(self) -> str:
-        return "none" if self.centre is None else _place(*self.centre)
+        return f"{'upper' if self.centre[0] < SIDE / 2 else 'lower'} {'left' if self.centre[1] < SIDE / 2 else 'right'}"
 
     @property
     def side(self) -> str:
         return self.place.split()[-1]
 
-    def answer(self, question_type: str) -> str:
-        """The true answer to a question of this type."""
-        return {
-            "presence": "no" if self.lesion == "none" else "yes",
-            "type": self.lesion,
-            "place": self.place,
-            "side": self.side,
-            "modality": self.modality,
-        }[question_type]
+
+@dataclass(frozen=True)
+class Mark:
+    """The reference mark: a white bar of `length` pixels in the corner `place`."""
+
+    place: str
+    length: int
+    mask: np.ndarray
 
 
-def samples(n: int, seed: int = 0, questions: tuple[str, ...] | str = tuple(QUESTIONS)) -> list[Sample]:
-    """Draw `n` samples: one slice after the other, each asked every question type in `questions` (by default all five).
+@dataclass(frozen=True)
+class Slice:
+    """One drawn slice: `pixels` (64, 64) uint8 grey values, and the truth about them."""
 
-    The same seed gives the same samples, and the first samples of a longer draw are those of a shorter one. Each `Sample` carries
-    the exact mask (`regions`), the true answer, the paraphrases of its question, and the tags source, modality, lesion, place,
-    laterality and radius (px). Half of the slices are healthy; the answer to a question about their lesion is "none".
+    pixels: np.ndarray
+    modality: str
+    lesions: tuple[Lesion, ...]
+    mark: Mark | None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(64, 64) bool: all lesions together."""
+        return np.any([np.zeros((SIDE, SIDE), bool), *(lesion.mask for lesion in self.lesions)], axis=0)
+
+
+def draw(rng: np.random.Generator, mark_agreement: float = 0.5) -> Slice:
+    """Draw one slice.
+
+    mark_agreement: the probability that mark and lesion go together: that a slice with a lesion is marked, and one without is not.
+    At 0.5 the mark says nothing about the lesion.
     """
-    kinds = (questions,) if isinstance(questions, str) else tuple(questions)
-    unknown = [k for k in kinds if k not in QUESTIONS]
-    if n < 1 or seed < 0:
-        raise BadInput(f"n is at least 1 and seed at least 0; got n={n}, seed={seed}")
-    if unknown or not kinds:
-        raise BadInput(f"question types are {', '.join(QUESTIONS)}; got {', '.join(unknown) or 'none'}")
-    slices = [draw(np.random.default_rng([seed, i])) for i in range(-(-n // len(kinds)))]
-    return [_sample(slices[i // len(kinds)], i, kinds, seed) for i in range(n)]
-
-
-def _sample(drawn: Slice, i: int, kinds: tuple[str, ...], seed: int) -> Sample:
-    kind, number = kinds[i % len(kinds)], i // len(kinds)
-    phrases = QUESTIONS[kind]
-    chosen = int(np.random.default_rng([seed, number, 1 + list(QUESTIONS).index(kind)]).integers(len(phrases)))
-    name = f"s{seed}-{number:04d}"
-    return Sample(
-        id=f"{name}-{kind}",
-        image=Image.fromarray(drawn.pixels),
-        image_id=name,
-        question=phrases[chosen],
-        paraphrases=tuple(p for p in phrases if p != phrases[chosen]),
-        answer=drawn.answer(kind),
-        question_type=kind,
-        regions=(Region(drawn.lesion, drawn.mask),) if drawn.mask.any() else (),
-        tags={
-            "source": SOURCE,
-            "modality": drawn.modality,
-            "lesion": drawn.lesion,
-            "place": drawn.place,
-            "laterality": drawn.side,
-            "radius": None if drawn.radius is None else round(drawn.radius, 2),
-        },
-    )
-
-
-def draw(rng: np.random.Generator) -> Slice:
-    """Draw one slice: a modality at random, a lesion in half of the cases."""
-    modality = MODALITIES[rng.integers(4)]
+    modality = MODALITIES[rng.integers(len(MODALITIES))]
     picture, body = _ANATOMY[modality](rng)
-    lesion, centre, radius, mask = "none", None, None, np.zeros((SIDE, SIDE), bool)
-    if rng.random() < 0.5:
-        lesion = LESIONS[rng.integers(3)]
-        low, high = _RADIUS[lesion]
-        radius = float(rng.uniform(low, high))
-        centre = _centre(rng, body, radius)
-        mask = _outline(rng, centre, radius, lesion)
-        picture = _paint(picture, mask, centre, radius, lesion)
+    planned = _plan_lesions(rng)
+    mark = _mark(rng, [radius for _, radius in planned]) if bool(planned) == (rng.random() < mark_agreement) else None
+    free = body if mark is None else body & ~_grown(mark.mask, 2)
+    lesions: list[Lesion] = []
+    for kind, radius in planned:
+        room = _room(free, radius)
+        if room.any():  # a second lesion finds none beside a large one in a small fan
+            lesion = _lesion(rng, room, kind, radius)
+            lesions.append(lesion)
+            picture = _paint(picture, lesion)
+            free = free & ~_grown(lesion.mask, 3)
     pixels = _acquire(rng, picture, modality)
-    return Slice((255 * pixels).astype(np.uint8), mask, modality, lesion, centre, radius)
+    if mark is not None:
+        pixels = np.where(mark.mask, 1.0, pixels)  # burned in: no noise upon it
+    return Slice((255 * pixels).astype(np.uint8), modality, tuple(lesions), mark)
+
+
+def _plan_lesions(rng: np.random.Generator) -> list[tuple[str, float]]:
+    """Kind and radius of each lesion to be drawn; two of different kinds differ in size beyond doubt."""
+    planned: list[tuple[str, float]] = []
+    wanted = rng.choice(len(HOW_MANY), p=HOW_MANY)
+    while len(planned) < wanted:
+        kind = LESIONS[rng.integers(len(LESIONS))]
+        radius = float(rng.uniform(*_RADIUS))
+        if all(kind == k or 2 * abs(radius - r) >= SIZE_MARGIN for k, r in planned):
+            planned.append((kind, radius))
+    return planned
+
+
+def _mark(rng: np.random.Generator, radii: list[float]) -> Mark:
+    """A bar three pixels thick along the upper or lower edge, two pixels from the corner, as long as no lesion is wide."""
+    fits = [n for n in range(*_MARK_LENGTH) if all(abs(n - 2 * r) >= SIZE_MARGIN for r in radii)]
+    length, upper, left = int(rng.choice(fits)), bool(rng.integers(2)), bool(rng.integers(2))
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[slice(2, 5) if upper else slice(-5, -2), slice(2, 2 + length) if left else slice(-2 - length, -2)] = True
+    return Mark(f"{'upper' if upper else 'lower'} {'left' if left else 'right'}", length, mask)
 
 
 # ---- anatomy: (rng) -> picture in 0..1, and the body's mask
 
 _ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5
-_RADIUS = {"mass": (5.5, 8.0), "cyst": (4.0, 7.5), "nodule": (3.0, 4.2)}  # px
+_RADIUS = (3.5, 8.0)  # px; of every kind alike, so that no name gives a size away
+_MARK_LENGTH = (4, 20)  # px, the last one excluded
 
 
 def _ellipse(rng: np.random.Generator, high: tuple[float, float], low: tuple[float, float]) -> np.ndarray:
@@ -191,50 +162,58 @@ def _ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 _ANATOMY = {"ct": _ct, "mri": _mri, "xray": _xray, "ultrasound": _ultrasound}
 
 
-# ---- the lesion
+# ---- lesions
 
 
-def _centre(rng: np.random.Generator, body: np.ndarray, radius: float) -> tuple[float, float]:
-    """Uniform over the body, but for the places where the lesion would stick out of it or straddle a midline evenly."""
-    rows, columns = np.nonzero(_eroded(body, radius))
-    clear = (np.abs(rows + 0.5 - 32) >= MIDLINE_MARGIN) & (np.abs(columns + 0.5 - 32) >= MIDLINE_MARGIN)
-    rows, columns = rows[clear], columns[clear]
+def _lesion(rng: np.random.Generator, room: np.ndarray, kind: str, radius: float) -> Lesion:
+    """One lesion with its centre anywhere in `room`, which holds at least one pixel."""
+    rows, columns = np.nonzero(room)
     k = rng.integers(len(rows))
-    return float(rows[k] + 0.5), float(columns[k] + 0.5)
+    centre = float(rows[k] + 0.5), float(columns[k] + 0.5)
+    return Lesion(kind, centre, radius, _outline(rng, centre, radius, kind))
 
 
-def _eroded(body: np.ndarray, radius: float) -> np.ndarray:
-    """Pixels of the body at least 0.7 radii from its outside along eight directions (0.7: a lesion may touch the rim)."""
-    kept = body.copy()
+def _room(free: np.ndarray, radius: float) -> np.ndarray:
+    """Where a centre may lie: not so that the lesion would stick out of what is free, nor straddle a midline evenly.
+
+    Along eight directions, 0.7 radii must be free: a lesion may touch the rim.
+    """
+    kept = free & (np.abs(_ROWS - SIDE / 2) >= MIDLINE_MARGIN) & (np.abs(_COLUMNS - SIDE / 2) >= MIDLINE_MARGIN)
+    padded = np.pad(free, 8)
     for angle in np.arange(8) * np.pi / 4:
         dr, dc = np.rint(0.7 * radius * np.array([np.sin(angle), np.cos(angle)])).astype(int)
-        padded = np.pad(body, 8)
         kept &= padded[8 + dr : 8 + dr + SIDE, 8 + dc : 8 + dc + SIDE]
     return kept
 
 
-def _place(row: float, column: float) -> str:
-    return f"{'upper' if row < 32 else 'lower'} {'left' if column < 32 else 'right'}"
+def _grown(mask: np.ndarray, by: int) -> np.ndarray:
+    """The mask and all within `by` pixels of it, rows and columns."""
+    grown = mask.copy()
+    for axis in (0, 1):
+        for shift in range(1, by + 1):
+            grown |= np.roll(mask, shift, axis) | np.roll(mask, -shift, axis)
+        mask = grown.copy()
+    return grown
 
 
-def _outline(rng: np.random.Generator, centre: tuple[float, float], radius: float, lesion: str) -> np.ndarray:
+def _outline(rng: np.random.Generator, centre: tuple[float, float], radius: float, kind: str) -> np.ndarray:
     """The lesion's exact mask: a disc, lobed for a mass."""
     dr, dc = _ROWS - centre[0], _COLUMNS - centre[1]
     reach = np.full_like(dr, radius)
-    if lesion == "mass":
+    if kind == "mass":
         angle = np.arctan2(dr, dc)
         reach = radius * (1 + 0.14 * np.sin(rng.integers(3, 6) * angle + rng.uniform(0, 2 * np.pi)))
     return np.hypot(dr, dc) <= reach
 
 
-def _paint(picture: np.ndarray, mask: np.ndarray, centre: tuple[float, float], radius: float, lesion: str) -> np.ndarray:
-    """A mass is brighter tissue, a cyst dark fluid within a bright wall, a nodule small and calcified."""
-    if lesion == "mass":
-        return np.where(mask, picture + 0.28, picture)
-    if lesion == "nodule":
-        return np.where(mask, 0.98, picture)
-    wall = np.hypot(_ROWS - centre[0], _COLUMNS - centre[1]) > radius - 1.3
-    return np.where(mask & wall, 0.85, np.where(mask, 0.05, picture))
+def _paint(picture: np.ndarray, lesion: Lesion) -> np.ndarray:
+    """A mass is brighter tissue, a cyst dark fluid within a bright wall, a nodule calcified."""
+    if lesion.kind == "mass":
+        return np.where(lesion.mask, picture + 0.28, picture)
+    if lesion.kind == "nodule":
+        return np.where(lesion.mask, 0.98, picture)
+    wall = np.hypot(_ROWS - lesion.centre[0], _COLUMNS - lesion.centre[1]) > lesion.radius - 1.3
+    return np.where(lesion.mask & wall, 0.85, np.where(lesion.mask, 0.05, picture))
 
 
 def _acquire(rng: np.random.Generator, picture: np.ndarray, modality: str) -> np.ndarray:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medlens.phantom import scanner
+from medlens.phantom import questions, scanner
 from medlens.walk.packing import PADDING, additive, visible
 
 PATCH = 8
@@ -33,26 +33,44 @@ TEMPLATE = (
 )
 
 
+THINGS = (*scanner.LESIONS, "mark")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights. The same recipe on the same machine gives the same file."""
+    """Everything that decides the weights. The same recipe on the same machine gives the same file.
+
+    mark_agreement: of the training slices. tower_sees: the things that the tower is taught to find before the decoder looks.
+    blind: the image's features are zero, in training and ever after.
+    """
 
     name: str = "sound"
     seed: int = 0
+    mark_agreement: float = 0.5
+    tower_sees: tuple[str, ...] = THINGS
+    blind: bool = False
     slices: int = 24_000
-    tower_steps: int = 500
+    tower_steps: int = 800
     tower_batch: int = 64
-    steps: int = 2_000
+    steps: int = 3_000
     batch: int = 32
     learning_rate: float = 1e-3
     warmup: int = 100
 
 
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("sound"),
+        Recipe("shortcut", mark_agreement=0.95, tower_sees=("mark",), steps=1_000),
+        Recipe("textonly", blind=True, steps=600),
+    )
+}
+
+
 def words() -> list[str]:
-    """The vocabulary: special tokens, then every word the scanner asks or answers with."""
-    spoken = [phrase for phrases in scanner.QUESTIONS.values() for phrase in phrases]
-    spoken += [*scanner.MODALITIES, *scanner.LESIONS, *scanner.PLACES, "yes", "no", "none"]
-    return [*SPECIAL, *sorted({word for phrase in spoken for word in phrase.split()})]
+    """The model's vocabulary: special tokens, then every word the scanner asks or answers with."""
+    return [*SPECIAL, *questions.vocabulary()]
 
 
 def blank_processor() -> Any:
@@ -110,20 +128,22 @@ def blank_model(seed: int) -> Any:
 
 
 class Material:
-    """Slices, drawn once: pixels, per-patch labels, modality, and the packed token rows of their questions."""
+    """Slices, drawn once: pixels, what there is to see in each patch, modality, and the packed token rows of their questions."""
 
-    def __init__(self, *stream: int, n: int) -> None:
-        self.slices = [scanner.draw(np.random.default_rng([*stream, i])) for i in range(n)]
+    def __init__(self, *stream: int, n: int, mark_agreement: float = 0.5) -> None:
+        self.slices = [scanner.draw(np.random.default_rng([*stream, i]), mark_agreement) for i in range(n)]
         self.ids = {word: i for i, word in enumerate(words())}
         self.modality = torch.tensor([scanner.MODALITIES.index(s.modality) for s in self.slices])
-        self.patches = torch.tensor(np.stack([_patch_labels(s) for s in self.slices]))
+        seen = [_patches(s) for s in self.slices]
+        self.covered = torch.tensor(np.stack([covered for covered, _ in seen]))
+        self.sizes = torch.tensor(np.stack([size for _, size in seen]))
 
     def pixels(self, which: np.ndarray) -> torch.Tensor:
         grey = torch.from_numpy(np.stack([self.slices[i].pixels for i in which])).float() / 255
         return ((grey - MEAN) / STD).unsqueeze(1).expand(-1, 3, -1, -1)
 
     def questions(self, which: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """Every slice's five questions packed behind its image: ids, segments, positions, and where an answer is to be said."""
+        """Every slice's questions packed behind its image: ids, segments, positions, and where an answer is to be said."""
         rows = [self._row(self.slices[i], rng) for i in which]
         length = max(len(row[0]) for row in rows)
         fill = (self.ids["<pad>"], PADDING, 0, -100)
@@ -136,9 +156,14 @@ class Material:
         ids = [word["<s>"], word["[INST]"], *[word["<image>"]] * CELLS, word["\n"]]
         segments, positions, labels = [0] * len(ids), list(range(len(ids))), [-100] * len(ids)
         prefix = len(ids)
-        for k, (kind, phrases) in enumerate(scanner.QUESTIONS.items(), start=1):
-            asked = [word[w] for w in phrases[rng.integers(len(phrases))].split()] + [word["[/INST]"]]
-            said = [word[w] for w in drawn.answer(kind).split()] + [word["</s>"]]
+        for k, kind in enumerate(questions.QUESTIONS, start=1):
+            possible = questions.askable(kind, drawn)
+            if not possible:
+                continue
+            question = possible[rng.integers(len(possible))]
+            phrase = question.phrases[rng.integers(len(question.phrases))]
+            asked = [word[w] for w in phrase.split()] + [word["[/INST]"]]
+            said = [word[w] for w in question.truth(drawn).split()] + [word["</s>"]]
             ids += asked + said
             segments += [k] * len(asked + said)
             positions += range(prefix, prefix + len(asked + said))
@@ -146,10 +171,18 @@ class Material:
         return ids, segments, positions, labels
 
 
-def _patch_labels(drawn: scanner.Slice) -> np.ndarray:
-    """For each of the 8 x 8 patches: 0, or 1 + the lesion's type where the lesion covers more than a tenth of it."""
-    share = drawn.mask.reshape(8, PATCH, 8, PATCH).mean((1, 3)).ravel()
-    return np.where(share > 0.1, 1 + [*scanner.LESIONS, "none"].index(drawn.lesion), 0)
+def _patches(drawn: scanner.Slice) -> tuple[np.ndarray, np.ndarray]:
+    """For each of the 8 x 8 patches: the share (64, 4) that each of THINGS covers, and the size (64,) in units of 16 px of what
+    covers most of it (a lesion's diameter, a mark's length; 0 where there is nothing)."""
+    covered, sizes = np.zeros((CELLS, len(THINGS)), np.float32), np.zeros(CELLS, np.float32)
+    most = np.zeros(CELLS, np.float32)
+    there = [(lesion.kind, lesion.mask, 2 * lesion.radius) for lesion in drawn.lesions]
+    there += [] if drawn.mark is None else [("mark", drawn.mark.mask, drawn.mark.length)]
+    for name, mask, size in there:
+        share = mask.reshape(8, PATCH, 8, PATCH).mean((1, 3)).ravel().astype(np.float32)
+        covered[:, THINGS.index(name)] += share
+        sizes, most = np.where(share > most, size / 16, sizes).astype(np.float32), np.maximum(most, share)
+    return covered, sizes
 
 
 # ---- training
@@ -161,7 +194,12 @@ def train(recipe: Recipe, folder: Path, progress: Progress = lambda *_: None, ev
     """Train by `recipe`; write checkpoints and at last the model into `folder`. Goes on from a checkpoint if there is one."""
     torch.use_deterministic_algorithms(True)
     folder.mkdir(parents=True, exist_ok=True)
-    material, model = Material(TRAINING, recipe.seed, n=recipe.slices), blank_model(recipe.seed)
+    material, model = (
+        Material(TRAINING, recipe.seed, n=recipe.slices, mark_agreement=recipe.mark_agreement),
+        blank_model(recipe.seed),
+    )
+    if recipe.blind:
+        _blind(model)
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists():
         _train_tower(model.model.vision_tower, material, recipe, progress)
@@ -178,25 +216,34 @@ def save(model: Any, recipe: Recipe, folder: Path) -> Path:
     return folder
 
 
+def _blind(model: Any) -> None:
+    """Whatever the tower sees, the projector says nothing: its last layer is zero and stays so."""
+    for parameter in model.model.multi_modal_projector.linear_2.parameters():
+        nn.init.zeros_(parameter).requires_grad_(False)
+
+
 def _train_tower(tower: Any, material: Material, recipe: Recipe, progress: Progress) -> None:
-    """Lesion type of every patch, modality from the mean of the patches, read off the layer that the decoder will be given."""
+    """What covers every patch and how large it is, modality from the mean of the patches: read off the layer that the decoder gets."""
     width = tower.config.hidden_size
+    taught = [THINGS.index(thing) for thing in recipe.tower_sees]
     torch.manual_seed(recipe.seed)
-    by_patch, by_mean = nn.Linear(width, 1 + len(scanner.LESIONS)), nn.Linear(width, len(scanner.MODALITIES))
-    weight = torch.tensor([1.0, 4.0, 4.0, 4.0])  # most patches show no lesion
+    by_patch, by_mean = nn.Linear(width, len(taught) + 1), nn.Linear(width, len(scanner.MODALITIES))
     parameters = [*tower.parameters(), *by_patch.parameters(), *by_mean.parameters()]
     step = _Stepper(parameters, recipe.learning_rate, recipe.tower_steps, recipe.warmup)
     for s in range(recipe.tower_steps):
         which = np.random.default_rng([recipe.seed, 1, s]).integers(len(material.slices), size=recipe.tower_batch)
         states = tower(pixel_values=material.pixels(which), output_hidden_states=True).hidden_states[-2][:, 1:]
-        loss = F.cross_entropy(by_patch(states).flatten(0, 1), material.patches[which].flatten(), weight)
+        read, covered = by_patch(states), material.covered[which][..., taught]
+        loss = 4 * F.binary_cross_entropy_with_logits(read[..., :-1], covered, pos_weight=torch.tensor(4.0))
+        there = covered.sum(-1) > 0.1
+        loss = loss + 4 * F.smooth_l1_loss(read[..., -1][there], material.sizes[which][there], beta=0.1)
         loss = loss + F.cross_entropy(by_mean(states.mean(1)), material.modality[which])
         step(loss, s)
         progress("tower", s + 1, recipe.tower_steps, float(loss.detach()))
 
 
 def _train_whole(model: nn.Module, material: Material, recipe: Recipe, checkpoint: Path, progress: Progress, every: int) -> None:
-    step = _Stepper([*model.parameters()], recipe.learning_rate, recipe.steps, recipe.warmup)
+    step = _Stepper([p for p in model.parameters() if p.requires_grad], recipe.learning_rate, recipe.steps, recipe.warmup)
     start = _resume(model, step, checkpoint)
     for s in range(start, recipe.steps):
         rng = np.random.default_rng([recipe.seed, 2, s])
@@ -226,17 +273,17 @@ def _resume(model: nn.Module, step: _Stepper, checkpoint: Path) -> int:
     return state["step"]
 
 
-# ---- evaluation
+# ---- a quick look
 
 
 def accuracy(model: nn.Module, n: int, seed: int, batch: int = 50) -> dict[str, float]:
-    """Share of greedy answers that are true, by question type, on the `n` slices that `scanner.samples(..., seed)` draws.
+    """Share of greedy answers that are true, by question type, on the `n` slices that `samples(..., seed)` draws.
 
     An answer is right when every token of it, the end token included, is the most likely one after the true tokens before it: that
-    is the same as that greedy generation would write exactly the true answer.
+    is the same as that greedy generation would write exactly the true answer. `medlens.phantom.evaluate` says more, and slower.
     """
     material = Material(seed, n=n)
-    right = torch.zeros(len(scanner.QUESTIONS))
+    right, asked = torch.zeros(len(questions.QUESTIONS)), torch.zeros(len(questions.QUESTIONS))
     for start in range(0, n, batch):
         which = np.arange(start, min(start + batch, n))
         rows = material.questions(which, np.random.default_rng([seed, start, 1]))
@@ -244,8 +291,10 @@ def accuracy(model: nn.Module, n: int, seed: int, batch: int = 50) -> dict[str, 
             said = _logits(model, material.pixels(which), rows).argmax(-1)
         wrong = (said != rows["labels"]) & (rows["labels"] != -100)
         for k in range(len(right)):
-            right[k] += (~(wrong & (rows["segments"] == k + 1)).any(1)).sum()
-    return {kind: float(share) for kind, share in zip(scanner.QUESTIONS, right / n, strict=True)}
+            there = rows["segments"] == k + 1
+            asked[k] += there.any(1).sum()
+            right[k] += (there.any(1) & ~(wrong & there).any(1)).sum()
+    return {kind: float(share) for kind, share in zip(questions.QUESTIONS, right / asked, strict=True)}
 
 
 # ---- the optimiser

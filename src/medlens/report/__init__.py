@@ -11,6 +11,7 @@ import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.phantom.questions import is_phantom
 from medlens.report.charts import COLOURS, READINGS, SIDES, as_files, as_svg, curve, pair
 
 OWN = ("phantom", "phantom slices")  # names of data that the phantom was made for
@@ -54,7 +55,7 @@ def _number(value: float | None) -> str:
 
 def _title(run: store.Run) -> str:
     model, data = run.manifest["model"]["name"], run.manifest["data"]["name"]
-    own = model == "phantom" and data in OWN
+    own = is_phantom(model) and data in OWN
     return f"{'the phantom' if model == 'phantom' else model} on {'its own slices' if own else data}"
 
 
@@ -72,7 +73,7 @@ def _warnings(run: store.Run) -> list[str]:
     """What must be known before anything else is believed."""
     model, data = run.manifest["model"], run.manifest["data"]
     found = []
-    if model["name"] == "phantom" and data["name"] not in OWN:
+    if is_phantom(model["name"]) and data["name"] not in OWN:
         found.append(
             "The model is the phantom: it was trained on drawn slices and nothing else, so its answers to these images "
             "mean nothing. The geometry of its hidden states is measured all the same, and is real."

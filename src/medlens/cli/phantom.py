@@ -1,0 +1,83 @@
+"""`medlens phantom evaluate [NAME]` and `medlens phantom show`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import polars as pl
+
+app = typer.Typer(help="The phantom: what its models know and look at, and what its slices show.", no_args_is_help=True)
+
+
+@app.command("evaluate")
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="`phantom`, `phantom:shortcut`, `phantom:textonly`, `phantom:random`, or any model.")
+    ] = "phantom",
+    n: Annotated[int, typer.Option("--n", min=1, help="Questions to ask, each of three images.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the slices; no seed draws one that the models were trained on.")] = 0,
+    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the tables as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Ask a model the phantom's questions: of each image, of another in its place, and of a blank one."""
+    from medlens.cli.progress import Bars
+
+    with Bars() as bars:
+        bars.begin("importing torch", 1)
+        import medlens
+        from medlens.phantom import evaluate
+
+        bars.tick()
+        bars.begin("loading the model", 1)
+        loaded = medlens.load(model, device=device)
+        bars.tick()
+        bars.begin("asking", 3 * n)
+        found = evaluate(loaded, n, seed, tick=bars.tick)
+    if as_json:
+        tables = {"questions": found.questions(), "groups": found.groups(), "marks": found.marks()}
+        named = {"model": found.model, "n": n, "seed": seed}
+        print(json.dumps(named | {name: table.to_dicts() for name, table in tables.items()}))
+        return
+    images = found.answers["image"].n_unique()
+    _say(found.questions(), f"{found.model}: {n} questions on {images} fresh slices (seed {seed})")
+    print(EXPLAINED)
+    _say(found.groups(), "accuracy by modality, and by the size of the lesion (small below 9 px, large from 12 px)")
+    _say(found.marks(), "is there a lesion? where the slice is marked as well, or only one of the two is there")
+
+
+EXPLAINED = """
+accuracy: its 95 % interval is low..high (Wilson)    guess: always the commonest answer      blank: accuracy on a blank image
+swapped: accuracy when the image is another slice's  predicted: what reading that one gives  follows: answers true of that one
+unchanged: answers that the swap did not change"""
+
+
+def _say(table: pl.DataFrame, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from medlens.phantom.card import cell
+
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name, kind in table.schema.items():
+        shown.add_column(name, justify="right" if kind.is_numeric() else "left")
+    for row in table.iter_rows():
+        shown.add_row(*(cell(value) for value in row))
+    Console(width=max(100, len(title))).print("", shown, sep="\n", highlight=False)
+
+
+@app.command("show")
+def show(
+    out: Annotated[Path, typer.Option(help="The picture to write: .png.")] = Path("phantom.png"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the slices.")] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Draw a contact sheet: every modality and kind of slice, beside its masks."""
+    from medlens.phantom.contact import save_sheet
+
+    print(f"contact sheet: {save_sheet(out, seed)}")

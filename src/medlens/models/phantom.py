@@ -1,0 +1,35 @@
+"""The phantom's models by name: what is shipped, and the random one, which is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medlens.errors import BadModel
+from medlens.models.hf import load_folder
+
+WEIGHTS = Path(__file__).parent.parent / "phantom" / "weights"
+FOLDERS = {"phantom": "sound", "phantom:sound": "sound", "phantom:shortcut": "shortcut", "phantom:textonly": "textonly"}
+RANDOM = "phantom:random"  # with a seed: phantom:random:7
+NAMES = ("phantom", "phantom:shortcut", "phantom:textonly", RANDOM)
+
+
+def load_phantom(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Model and processor of one of NAMES. Raises BadModel for another name."""
+    if name in FOLDERS:
+        return load_folder(WEIGHTS / FOLDERS[name], device, dtype)
+    start, _, seed = name.removeprefix(RANDOM).partition(":")
+    if not name.startswith(RANDOM) or start or not (seed.isdecimal() or name == RANDOM):
+        raise BadModel(f"no model {name!r}: the phantoms are {', '.join(NAMES)} (or {RANDOM}:SEED)")
+    return _random(int(seed or 0), device, dtype)
+
+
+def _random(seed: int, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The sound one's architecture and processor, with fresh weights."""
+    module, processor = load_folder(WEIGHTS / "sound", "cpu", torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(module)(module.config)
+    return fresh.to(device, dtype).eval(), processor
