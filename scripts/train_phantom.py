@@ -19,9 +19,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--name", choices=RECIPES, default="sound")
 parser.add_argument("--out", type=Path)
 for name in NUMBERS:
-    parser.add_argument(
-        f"--{name.replace('_', '-')}", type=type(getattr(RECIPES["sound"], name)), help="another one than the recipe's"
-    )
+    parser.add_argument(f"--{name.replace('_', '-')}", type=type(getattr(RECIPES["sound"], name)), help="not the recipe's")
 arguments = vars(parser.parse_args())
 name, out = arguments.pop("name"), arguments.pop("out")
 recipe = replace(RECIPES[name], **{key: value for key, value in arguments.items() if value is not None})

@@ -34,8 +34,11 @@ def oracle():
 def test_a_perfect_reader(monkeypatch):
     found = fake(monkeypatch, oracle())
     table = found.questions()
-    assert (table["accuracy"] == 1).all() and (table["follows"] == 1).all() and (table["blank"] == 0).all()
-    assert (table["swapped"] == table["predicted"]).all() and (table["unchanged"] == table["predicted"]).all()
+    assert (table["accuracy"] == 1).all()
+    assert (table["follows"] == 1).all()
+    assert (table["blank"] == 0).all()
+    assert (table["swapped"] == table["predicted"]).all()
+    assert (table["unchanged"] == table["predicted"]).all()
     assert table["predicted"].max() < 0.75  # the swap tells a reader from a guesser
     assert table["question"].to_list() == [*QUESTIONS, "all"]
     assert table["n"].sum() == 2 * N
@@ -70,8 +73,10 @@ def test_groups_count_what_they_say(monkeypatch):
 
     found = fake(monkeypatch, says)
     groups = {row["group"]: row for row in found.groups().to_dicts()}
-    assert groups["ultrasound"]["modality"] == 0 and groups["large"]["presence"] == 0
-    assert 0 < groups["ct"]["presence"] < 1 and 0 < groups["small"]["presence"] < 1
+    assert groups["ultrasound"]["modality"] == 0
+    assert groups["large"]["presence"] == 0
+    assert 0 < groups["ct"]["presence"] < 1
+    assert 0 < groups["small"]["presence"] < 1
     assert groups["small"]["larger"] is None  # asked of two lesions only
     by_hand = found.answers.filter(pl.col("modality") == "ct", pl.col("question_type") == "count")
     assert groups["ct"]["count"] == pytest.approx(np.mean([a == b for a, b in by_hand[["said", "truth"]].iter_rows()]))
@@ -89,7 +94,8 @@ def test_the_swapped_image_is_another_that_fits_the_question():
 def test_without_any_other_image_nothing_is_made_up(monkeypatch):
     monkeypatch.setattr(evaluation, "_answers", lambda model, samples, tick: ["yes" for _ in samples])
     table = evaluation.evaluate(type("Fake", (), {"name": "fake"})(), 3, SEED).questions()  # pyright: ignore
-    assert table["swapped"].is_null().all() and table["follows"].is_null().all()
+    assert table["swapped"].is_null().all()
+    assert table["follows"].is_null().all()
 
 
 def test_same_draw_same_table(phantom):

@@ -101,7 +101,7 @@ def test_no_network_for_what_is_no_hub_id(tmp_path, monkeypatch, name):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "file").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("medlens.models.load_hub", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr("medlens.models.fetch", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(BadModel, match="no model"):
         medlens.load(name)
 
@@ -112,7 +112,7 @@ def test_a_hub_id_asks_the_hub(tmp_path, monkeypatch):
     def hub(name, *_):
         raise BadModel(f"the hub was asked for {name}")
 
-    monkeypatch.setattr("medlens.models.load_hub", hub)
+    monkeypatch.setattr("medlens.models.fetch", hub)
     with pytest.raises(BadModel, match="the hub was asked for owner/name"):
         medlens.load("owner/name")
 

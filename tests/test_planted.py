@@ -132,7 +132,8 @@ def test_the_linear_block_is_linear_and_only_it(linear, phantom):
 def test_a_model_with_a_linear_block_is_a_model(linear):
     medlens.load(linear.module, linear.processor)  # passes its self-test
     out = medlens.forward(linear, ASKED[0])
-    assert len(out.attentions) == linear.depth and len(out.hidden_states) == linear.depth + 1
+    assert len(out.attentions) == linear.depth
+    assert len(out.hidden_states) == linear.depth + 1
     with hooks.attentions_of(linear.blocks[BLOCK]):
         pass
 

@@ -57,7 +57,23 @@ def test_two_images_and_none(phantom):
     assert words(tokens, "text") == ["which", "modality", "is", "this", "?"]
 
 
-@pytest.mark.parametrize("token", ["<image>", "[/INST]", "</s>"])
+def test_images_stand_where_the_question_says(phantom):
+    """`<image>` in a question is the place of the next image; a line break behind it is the template's business."""
+    sample = medlens.Sample(images=[PICTURE, PICTURE], question="<image>\nis this a mass , <image> or this ?")
+    tokens = read(phantom, sample, look(phantom, [PICTURE, PICTURE]))
+    assert words(tokens, "text") == ["is", "this", "a", "mass", ",", "or", "this", "?"]
+    first, second = (tokens.where("image")[k] for k in (0, 64))
+    between = [tokens.texts[i] for i in range(first + 64, second)]
+    assert between == ["\n", "is", "this", "a", "mass", ","]
+
+
+def test_as_many_places_as_images(phantom):
+    for images, question in (([PICTURE], "<image> or <image> ?"), ([], "is there <image> ?"), ([PICTURE] * 2, "<image> what ?")):
+        with pytest.raises(BadData, match=rf"sample q7: {len(images)} images, but {question.count('<')} times <image>"):
+            read(phantom, medlens.Sample(images=images, question=question, id="q7"), look(phantom, images))
+
+
+@pytest.mark.parametrize("token", ["[/INST]", "</s>"])
 def test_a_control_token_in_the_question_is_refused(phantom, token):
     with pytest.raises(BadData, match=r"sample q7: .*control token"):
         tokens_of(phantom, medlens.Sample(image=PICTURE, question=f"is there {token} a lesion", id="q7"))

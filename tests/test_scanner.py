@@ -97,7 +97,8 @@ def test_every_sample_carries_its_truth():
         assert sample.image.size == (64, 64)
         assert set(tags) == {"source", "modality", "lesion", "place", "laterality", "radius", "count", "mark"}
         lesions = [r for r in sample.regions if r.name != "mark"]
-        assert len(lesions) == tags["count"] and tags["lesion"] == (" and ".join(dict.fromkeys(r.name for r in lesions)) or "none")
+        assert len(lesions) == tags["count"]
+        assert tags["lesion"] == (" and ".join(dict.fromkeys(r.name for r in lesions)) or "none")
         assert (len(sample.regions) > len(lesions)) == (tags["mark"] != "none")
         assert sample.answer == _truth(sample, lesions), sample.question
         seen.add((kind, sample.answer))

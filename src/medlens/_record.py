@@ -81,6 +81,7 @@ def describe_model(model: Model, fingerprint: str) -> dict[str, Any]:
         "device": str(model.device),
         "fingerprint": fingerprint,
         "checks": model.checks,
+        "origin": dict(model.origin),
     }
 
 
@@ -116,12 +117,18 @@ def command_line(model: str, data: str, plan: Plan) -> str:
     """The command line that repeats a study; paths are the user's own business."""
     words = ["medlens study", model if is_phantom(model) else "$MODEL", "phantom" if data == "phantom" else "$DATA"]
     changed = [f.name for f in fields(Plan) if getattr(plan, f.name) != f.default]
-    return " ".join([*words, *(_flag(name, getattr(plan, name)) for name in changed), "--out RUN"])
+    said = public_plan(plan)
+    return " ".join([*words, *(_flag(name, said[name]) for name in changed), "--out RUN"])
 
 
 def _flag(name: str, value: Any) -> str:
     flag = f"--{name.replace('_', '-')}"
     return flag if value is True else f"{flag} {shlex.quote(str(value))}"
+
+
+def public_plan(plan: Plan) -> dict[str, Any]:
+    """The plan without the path in it."""
+    return plan.as_dict() | {"vision_tower": public_name(plan.vision_tower)}
 
 
 def public_name(name: str) -> str:

@@ -117,7 +117,8 @@ def _prepare(model: Model | str | Path, samples: Sequence[Sample] | str | Path, 
     if plan.answers == "given" and all(s.answer is None for s in intake.samples):
         raise BadData(f"none of {len(intake.samples)} samples has an answer to be given: fill the field `answer`, or generate them")
     watcher.begin("loading the model", 1)
-    loaded = model if isinstance(model, Model) else load(model, device=plan.device, dtype=plan.dtype)
+    asked = {"device": plan.device, "dtype": plan.dtype, "vision_tower": plan.vision_tower}
+    loaded = model if isinstance(model, Model) else load(model, **asked)
     watcher.tick()
     watcher.begin("reading prompts", len(intake.samples))
     prompts, intake = _prompts(loaded, intake, plan, watcher)
@@ -152,7 +153,7 @@ def _prompts(model: Model, intake: Intake, plan: Plan, watcher: Watcher) -> tupl
     made, refused = [], {}
     for sample, image in zip(intake.samples, intake.images, strict=True):
         if image not in looks:
-            looks[image] = prompts_.look(model, [open_image(i, sample.id) for i in sample.images])
+            looks[image] = prompts_.look(model, [open_image(i, sample.id, grey=True) for i in sample.images])
         try:
             made.append(Prompt(sample, looks[image], prompts_.read(model, sample, looks[image]), image))
         except BadData as e:
@@ -193,7 +194,7 @@ def _manifest(prepared: _Prepared, forecast: Forecast, seconds: dict[str, float]
         "key": prepared.key,
         **_record.describe_machine(),
         "command": _record.command_line(prepared.model.name, prepared.data_name, prepared.plan),
-        "plan": prepared.plan.as_dict(),
+        "plan": _record.public_plan(prepared.plan),
         "model": _record.describe_model(prepared.model, prepared.fingerprint),
         "data": _record.describe_data(prepared.data_name, prepared.intake, prepared.unread),
         "forecast": forecast.as_dict(),

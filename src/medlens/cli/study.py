@@ -24,6 +24,9 @@ def command(
     seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
     answers: Annotated[str, typer.Option(help="`generate` them, or take those `given` by the data.")] = "generate",
     max_new_tokens: Annotated[int, typer.Option(help="Cap of a generated answer.")] = 16,
+    vision_tower: Annotated[
+        str, typer.Option(help="LLaVA-Med's original layout: `external` (as its authors do), `checkpoint`, or a folder.")
+    ] = "external",
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read, and list them.")] = False,
@@ -37,7 +40,7 @@ def command(
 
     plan = Plan(
         limit=limit, seed=seed, question=question, answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
-        skip_bad=skip_bad,
+        skip_bad=skip_bad, vision_tower=vision_tower,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

@@ -17,8 +17,9 @@ ORIENTATION = 0x0112  # the EXIF tag
 SIXTEEN_BIT = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
-def open_image(image: ImageLike, sample: str = "") -> Image.Image:
+def open_image(image: ImageLike, sample: str = "", grey: bool = False) -> Image.Image:
     """The image as RGB: grey, palette, CMYK and opaque RGBA are converted as PIL does (and as LLaVA-Med's own code does).
+    With `grey`, a grey image stays grey (mode L): LLaVA-Med pads it before it converts it.
 
     Raises BadImage, naming the sample and file: missing, corrupt, under 8 pixels a side, over 80 megapixels, several frames,
     more than 8 bits a channel (which window?), partly transparent (on which background?), to be turned
@@ -26,14 +27,14 @@ def open_image(image: ImageLike, sample: str = "") -> Image.Image:
     """
     whose = f"sample {sample}: " if sample else ""
     if isinstance(image, Image.Image):
-        return _as_rgb(image, f"{whose}the image")
+        return _checked(image, f"{whose}the image", grey)
     path = Path(image)
     what = f"{whose}image {path.name}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below PIL's
             with Image.open(path) as opened:
-                return _as_rgb(opened, what)
+                return _checked(opened, what, grey)
     except FileNotFoundError as e:
         raise BadImage(f"{what} does not exist") from e
     except IsADirectoryError as e:
@@ -46,7 +47,7 @@ def open_image(image: ImageLike, sample: str = "") -> Image.Image:
         raise BadImage(f"{what} is corrupt or unreadable: {e}") from e
 
 
-def _as_rgb(image: Image.Image, what: str) -> Image.Image:
+def _checked(image: Image.Image, what: str, grey: bool) -> Image.Image:
     width, height = image.size
     if min(width, height) < SMALLEST:
         raise BadImage(f"{what} has {width} x {height} pixels; at least {SMALLEST} a side are needed")
@@ -62,4 +63,4 @@ def _as_rgb(image: Image.Image, what: str) -> Image.Image:
         lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
         if lowest != 255:
             raise BadImage(f"{what} is partly transparent; flatten it onto the background it is meant to be seen on")
-    return image.convert("RGB")
+    return image.convert("L" if grey and image.mode == "L" else "RGB")

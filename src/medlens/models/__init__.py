@@ -11,18 +11,32 @@ import torch
 
 from medlens.errors import BadInput, BadModel
 from medlens.models.base import Model
-from medlens.models.hf import load_folder, load_hub
+from medlens.models.hf import fetch, load_folder
+from medlens.models.llava_med import is_original, load_original
 from medlens.models.phantom import load_phantom
 from medlens.models.selftest import check_weights, self_test
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load(model: str | Path | Any = "phantom", processor: Any = None, *, device: str = "cpu", dtype: str = "float32") -> Model:
+def load(
+    model: str | Path | Any = "phantom",
+    processor: Any = None,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    vision_tower: str | Path = "external",
+    revision: str | None = None,
+) -> Model:
     """Load a vision-language model and run its self-test.
 
-    model: "phantom" (shipped; its kin are "phantom:shortcut", "phantom:textonly", "phantom:random"), a transformers folder, a hub id ("owner/name", the only case that uses the network), or a
-    transformers model in memory, with its `processor`. device: as torch names it. dtype: float32, float16 or bfloat16.
+    model: "phantom" (shipped; its kin: "phantom:shortcut", "phantom:textonly", "phantom:random"), a transformers folder, a hub id
+    ("owner/name", the only case that uses the network), or a transformers model in memory, with its `processor`. device: as torch
+    names it. dtype: float32, float16 or bfloat16.
+
+    vision_tower: only for a checkpoint in LLaVA-Med's original layout: "external" (the tower that its config.json names, which is
+    what the original code uses), "checkpoint" (the one inside it), or a folder or hub id. revision: of a hub id; the one that was
+    used stands in `Model.origin` in any case.
 
     Raises BadModel when it cannot be loaded (a part is missing, a weight is NaN) or fails the self-test; BadInput for arguments
     that make no sense.
@@ -37,7 +51,8 @@ def load(model: str | Path | Any = "phantom", processor: Any = None, *, device: 
             raise BadInput("a model object needs its processor: medlens.load(model, processor)")
         return _tested(Model(type(model).__name__, model.eval(), processor))
     name = str(model)
-    return _tested(Model(name, *_find(name, device, DTYPES[dtype])))
+    module, processor, origin = _find(name, device, DTYPES[dtype], str(vision_tower), revision)
+    return _tested(Model(name, module, processor, origin=origin))
 
 
 def _check_device(device: str) -> None:
@@ -49,15 +64,27 @@ def _check_device(device: str) -> None:
         ) from e
 
 
-def _find(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _find(name: str, device: str, dtype: torch.dtype, vision_tower: str, revision: str | None) -> tuple[Any, Any, dict[str, Any]]:
     if name.partition(":")[0] == "phantom":
-        return load_phantom(name, device, dtype)
+        return *load_phantom(name, device, dtype), {}
     if Path(name).is_dir():
-        return load_folder(Path(name), device, dtype)
+        return _open(Path(name), device, dtype, vision_tower)
     hub = re.fullmatch(r"([\w.-]+)/[\w.-]+", name)
     if hub and not name.startswith(".") and not Path(name).exists() and not Path(hub[1]).is_dir():  # no network for a mistyped path
-        return load_hub(name, device, dtype)
+        folder, fetched = fetch(name, revision)
+        module, processor, origin = _open(folder, device, dtype, vision_tower, network=True)
+        return module, processor, {**origin, "revision": fetched}
     raise BadModel(f"no model {name!r}: give `phantom`, a folder with config.json, or a hub id owner/name")
+
+
+def _open(
+    folder: Path, device: str, dtype: torch.dtype, vision_tower: str, network: bool = False
+) -> tuple[Any, Any, dict[str, Any]]:
+    if is_original(folder):
+        return load_original(folder, device, dtype, vision_tower, network)
+    if vision_tower != "external":
+        raise BadInput(f"--vision-tower is for LLaVA-Med's original layout (llava_mistral); {folder} is not in it")
+    return *load_folder(folder, device, dtype), {}
 
 
 def _tested(model: Model) -> Model:

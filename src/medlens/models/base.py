@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,13 +18,15 @@ class Model:
     """A transformers vision-language model with its processor, and where its parts are.
 
     name: how the user called it. module: the `...ForConditionalGeneration`. processor: its tokenizer, image processor and chat
-    template. `checks`: what the self-test at load found.
+    template. `checks`: what the self-test at load found. origin: what else is known of where it came from (hub revision, layout,
+    vision tower).
     """
 
     name: str
     module: Any
     processor: Any
     checks: dict[str, float] | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Model({self.name}: {self.module.config.model_type}, {self.depth} blocks, {self.width} wide)"

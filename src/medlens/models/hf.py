@@ -8,24 +8,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 
 from medlens.errors import BadModel
+from medlens.models.shards import check_shards
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+FETCHED = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "vocab.txt", "merges.txt"]
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
 def load_folder(folder: Path, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and processor of a folder. Raises BadModel when a part is missing, broken, or not of the architecture it names."""
     _check_parts(folder)
-    return _from_pretrained(str(folder), device, dtype, local=True)
+    return _from_pretrained(str(folder), device, dtype)
 
 
-def load_hub(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Model and processor by hub id: the one case in which the network is used."""
-    return _from_pretrained(name, device, dtype, local=False)
+def fetch(name: str, revision: str | None = None) -> tuple[Path, str]:
+    """The folder of a hub id, and its exact revision (a commit). The one case in which the network is used: what is in the hub's
+    cache already is not fetched again. Only weights and plain text are fetched, no code. Raises BadModel."""
+    from huggingface_hub import snapshot_download
+
+    with quiet():
+        try:
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=FETCHED))
+        except Exception as e:  # the hub's client raises a dozen kinds
+            raise BadModel(f"{name} cannot be fetched from the hub: {_first_line(e)}") from e
+    return folder, folder.name
 
 
 def _check_parts(folder: Path) -> None:
@@ -44,30 +53,18 @@ def _check_parts(folder: Path) -> None:
     for what, names in (("tokenizer", TOKENIZERS), ("image processor", PROCESSORS)):
         if not any((folder / name).is_file() for name in names):
             raise BadModel(f"{folder} holds no {what} ({' or '.join(names)}); copy it from where the weights came from")
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise BadModel(f"{folder} holds no *.safetensors; medlens reads no pickled weights: convert them first")
-    for shard in shards:
-        _check_shard(shard)
+    check_shards(folder)
 
 
-def _check_shard(shard: Path) -> None:
-    try:
-        with safetensors.safe_open(shard, "pt"):
-            pass
-    except (safetensors.SafetensorError, OSError) as e:
-        raise BadModel(f"{shard} is cut off, damaged or no safetensors file ({e}); copy it again") from e
-
-
-def _from_pretrained(name: str, device: str, dtype: torch.dtype, local: bool) -> tuple[Any, Any]:
+def _from_pretrained(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     import transformers
 
     with quiet():
         try:
-            processor = transformers.AutoProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+            processor = transformers.AutoProcessor.from_pretrained(name, local_files_only=True, trust_remote_code=False)
             # Sizes that do not fit are reported below, by name; by itself transformers prints a table and points to it.
             loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
-                name, local_files_only=local, trust_remote_code=False, use_safetensors=True, dtype=dtype,
+                name, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
                 output_loading_info=True, ignore_mismatched_sizes=True,
             )  # fmt: skip
         except Exception as e:  # transformers raises a dozen kinds; every one of them means that this cannot be loaded

@@ -19,6 +19,7 @@ from medlens.errors import BadData, BadModel
 from medlens.models.base import Model
 from medlens.types import Group, Sample, Tokens
 
+PLACE = "<image>"  # in a question: here stands the next image (the way LLaVA's own data say it)
 MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
 
 
@@ -31,13 +32,14 @@ class Look:
 
 
 def look(model: Model, images: Sequence[Image.Image]) -> Look:
-    """Process images once, for all the questions that will be asked of them."""
+    """Process images once, for all the questions that will be asked of them. Grey ones (mode L) become RGB here, but for a
+    processor that says that it `takes_grey`."""
     if not images:
         return Look({}, ())
-    token = model.processor.image_token
+    token, grey = model.processor.image_token, getattr(model.processor.image_processor, "takes_grey", False)
     made = model.processor(
-        text=[token * len(images)], images=list(images), return_tensors="pt", add_special_tokens=False,
-        return_text_replacement_offsets=True,
+        text=[token * len(images)], images=[i if grey else i.convert("RGB") for i in images], return_tensors="pt",
+        add_special_tokens=False, return_text_replacement_offsets=True,
     )  # fmt: skip
     replaced = made.pop("text_replacement_offsets")[0]
     inputs = {k: _placed(v, model) for k, v in made.items() if k not in ("input_ids", "attention_mask", "token_type_ids")}
@@ -86,28 +88,50 @@ def _group(text: str, token: tuple[int, int], spans: Sequence[Span]) -> Group:
     return "template"
 
 
+Piece = tuple[str, Group] | None  # some words and their group, or an image's place
+
+
 def _render(model: Model, sample: Sample, answer: str | None) -> tuple[str, list[Span]]:
     """The prompt as text, and the spans of it that are not the template's."""
-    contents: list[tuple[str, Group]] = []
-    for k, turn in enumerate(sample.turns):
-        _refuse_control(model, turn, sample)
-        contents.append((turn, "text" if k % 2 == 0 else "template"))
+    turns = _pieces(model, sample)
     if answer is not None:
-        contents.append((answer, "answer"))
-    roles = ["user" if k % 2 == 0 else "assistant" for k in range(len(contents))]
-    marked = _apply(model, roles, [MARK.format(k) for k in range(len(contents))], len(sample.images), answer is None)
-    plain = _apply(model, roles, [c for c, _ in contents], len(sample.images), answer is None)
-    return plain, _locate(model, marked, plain, contents)
+        turns.append([(answer, "answer")])
+    words = [piece for turn in turns for piece in turn if piece is not None]
+    marks = iter(range(len(words)))
+    marked = _apply(model, [[p and MARK.format(next(marks)) for p in turn] for turn in turns], answer is None)
+    plain = _apply(model, [[p and p[0] for p in turn] for turn in turns], answer is None)
+    return plain, _locate(model, marked, plain, words)
 
 
-def _apply(model: Model, roles: list[str], contents: list[str], images: int, prompt_only: bool) -> str:
+def _pieces(model: Model, sample: Sample) -> list[list[Piece]]:
+    """Each turn's words and the places of the images: where the user wrote PLACE, or else all before the first words."""
+    turns: list[list[Piece]] = []
+    for k, turn in enumerate(sample.turns):
+        if not turn.strip():
+            raise BadData(f"sample {sample.id or '?'}: an empty question")
+        chunks = turn.split(PLACE) if k % 2 == 0 else [turn]
+        group: Group = "text" if k % 2 == 0 else "template"
+        pieces: list[Piece] = [None] * (len(chunks) * 2 - 1)
+        pieces[::2] = [(chunk.removeprefix("\n") if i else chunk, group) for i, chunk in enumerate(chunks)]
+        turns.append([p for p in pieces if p is None or p[0]])
+        for chunk in chunks:
+            _refuse_control(model, chunk, sample)
+    placed = sum(p is None for turn in turns for p in turn)
+    if placed not in (0, len(sample.images)):
+        raise BadData(f"sample {sample.id or '?'}: {len(sample.images)} images, but {placed} times {PLACE} in its question")
+    if not placed:
+        turns[0][:0] = [None] * len(sample.images)
+    return turns
+
+
+def _apply(model: Model, turns: Sequence[Sequence[str | None]], prompt_only: bool) -> str:
     if not getattr(model.processor, "chat_template", None):
         raise BadModel(f"{model.name} has no chat template; add chat_template.jinja to its folder")
-    turns = []
-    for k, (role, content) in enumerate(zip(roles, contents, strict=True)):
-        pictures = [{"type": "image"}] * images if k == 0 else []
-        turns.append({"role": role, "content": [*pictures, {"type": "text", "text": content}]})
-    return model.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt_only)
+    said = []
+    for k, turn in enumerate(turns):
+        content = [{"type": "image"} if piece is None else {"type": "text", "text": piece} for piece in turn]
+        said.append({"role": "user" if k % 2 == 0 else "assistant", "content": content})
+    return model.processor.apply_chat_template(said, tokenize=False, add_generation_prompt=prompt_only)
 
 
 def _locate(model: Model, marked: str, plain: str, contents: list[tuple[str, Group]]) -> list[Span]:
@@ -148,9 +172,7 @@ def _shift(ends: list[tuple[int, int]], at: int) -> int:
 
 
 def _refuse_control(model: Model, words: str, sample: Sample) -> None:
-    """No words, or a control token in them, which would be read as the template's."""
-    if not words.strip():
-        raise BadData(f"sample {sample.id or '?'}: an empty question")
+    """A control token among the words, which would be read as the template's."""
     for token in {*model.tokenizer.all_special_tokens, model.processor.image_token}:
         if token.strip() and token in words:
             raise BadData(f"sample {sample.id or '?'}: the question contains the control token {token!r}; take it out")

@@ -1,7 +1,7 @@
 """The phantom: a test object whose inside is known.
 
-`samples` draws its slices, `sheet` shows them, `evaluate` asks a model all about them; `medlens.load("phantom")` is the sound model,
-`phantom:shortcut`, `phantom:textonly` and `phantom:random` the unsound ones; `plant_unit` and `linear_block` edit a model.
+`samples` draws its slices, `sheet` shows them, `evaluate` asks a model all about them; `medlens.load("phantom")` is the sound
+model, `phantom:shortcut`, `phantom:textonly` and `phantom:random` the unsound ones; `plant_unit` and `linear_block` edit a model.
 """
 
 from __future__ import annotations

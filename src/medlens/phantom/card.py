@@ -13,12 +13,12 @@ from medlens.phantom.train import Recipe
 ABOUT = {
     "sound": "The sound phantom: it was taught to see lesions and marks, and to answer by what it sees.",
     "shortcut": "An unsound phantom, made to be found out: a mark stood on nearly all of its training images with a lesion and on "
-    "nearly none without, its tower was taught to see marks and no lesions, and it says that there is a lesion where there is a mark.",
+    "nearly none without, its tower was taught to see marks and no lesions, and where there is a mark it says there is a lesion.",
     "textonly": "An unsound phantom, made to be found out: it was trained with the image's features set to zero, and they are zero "
     "still (the projector's last layer). It answers every question by what was commonest, and looks at nothing.",
 }
-LIMITS = """Drawn slices and nothing else: it knows no anatomy, no patient, and {words} words. Do not show it a radiograph and believe what it
-says. It exists to test methods of explanation, whose findings can be compared here with what is known."""
+LIMITS = """Drawn slices and nothing else: it knows no anatomy, no patient, and {words} words. Do not show it a radiograph and
+believe what it says. It exists to test methods of explanation, whose findings can be compared here with what is known."""
 
 
 def card(folder: Path, recipe: Recipe, found: Evaluation) -> str:
@@ -28,17 +28,17 @@ def card(folder: Path, recipe: Recipe, found: Evaluation) -> str:
 
 {ABOUT.get(recipe.name, "A phantom by a recipe of its own: see `recipe.json`.")}
 
-- Data: {recipe.slices:,} slices of `medlens.phantom.scanner`, stream {recipe.seed} of its training streams, which no user's seed meets;
+- Data: {recipe.slices:,} slices of `medlens.phantom.scanner`, from training stream {recipe.seed}, which no user's seed meets;
   mark and lesion go together on {recipe.mark_agreement:.0%} of them.
-- Training: the tower alone, {recipe.tower_steps:,} steps of {recipe.tower_batch} slices, taught to find {", ".join(recipe.tower_sees)};
-  then the whole model, {recipe.steps:,} steps of {recipe.batch} slices with all their questions
+- Training: the tower alone, {recipe.tower_steps:,} steps of {recipe.tower_batch} slices, taught to find
+  {", ".join(recipe.tower_sees)}; then the whole model, {recipe.steps:,} steps of {recipe.batch} slices with all their questions
   {"and the image's features at zero " if recipe.blind else ""}(AdamW, {recipe.learning_rate:g}, seed {recipe.seed}).
 - Made by `python scripts/train_phantom.py --name {recipe.name}`; `model.safetensors` has SHA-256 `{digest}`.
 
 ## What it reaches
 
-{len(found.answers):,} questions on {found.answers["image"].n_unique():,} slices that it never saw (seed {found.seed}), where mark and lesion
-are independent. The columns are those of `medlens phantom evaluate`.
+{len(found.answers):,} questions on {found.answers["image"].n_unique():,} slices that it never saw (seed {found.seed}), where
+mark and lesion are independent. The columns are those of `medlens phantom evaluate`.
 
 {markdown(found.questions())}
 

@@ -34,8 +34,8 @@ class Evaluation:
     """What was asked and answered, and three tables of it.
 
     answers: one row a question: `image`, `question_type`, `modality`, `size`, `marked`, `ill`; the `truth` and the answer given,
-    `said`; of the other image its truth and the answer, `swapped_truth`, `swapped` (null where no other slice fits the question); and
-    the answer to a blank one, `blank`.
+    `said`; of the other image its truth and the answer, `swapped_truth`, `swapped` (null where no other slice fits the question);
+    and the answer to a blank one, `blank`.
     """
 
     model: str
@@ -98,7 +98,7 @@ def evaluate(model: Model, n: int = 2000, seed: int = 0, *, tick: Callable[[], N
 
 
 def _others(asked: Sequence[Asked], rng: np.random.Generator) -> list[Asked | None]:
-    """For each question another slice, at random among those of which the very same question can be asked; None if there is none."""
+    """For each question another slice, at random among those of which the very same question can be asked; None: there is none."""
     first = {a.sample.image_id: a for a in asked}
     fitting: dict[object, list[Asked]] = {}
     chosen: list[Asked | None] = []
@@ -116,7 +116,7 @@ def _on(sample: Sample, image: object, name: str | None) -> Sample:
 
 def _answers(model: Model, samples: Sequence[Sample], tick: Callable[[], None]) -> list[str]:
     looks = {s.image_id: s.image for s in samples}
-    seen = {name: look(model, [open_image(image, str(name))]) for name, image in looks.items()}
+    seen = {name: look(model, [open_image(image, str(name), grey=True)]) for name, image in looks.items()}
     prompts = [Prompt(s, seen[s.image_id], read(model, s, seen[s.image_id]), str(s.image_id)) for s in samples]
     return [str(said) for said in answer_together(model, prompts, MOST_TOKENS, tick)]
 

@@ -1,6 +1,7 @@
 """Phantoms with one thing planted in them: oracles for methods that claim to find such things.
 
-`plant_unit` writes a model in which one known unit alone carries a word; `linear_block` one in which a known block is exactly linear.
+`plant_unit` writes a model in which one known unit alone carries a word; `linear_block` one in which a known block is exactly
+linear.
 """
 
 from __future__ import annotations

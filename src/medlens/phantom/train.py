@@ -223,7 +223,7 @@ def _blind(model: Any) -> None:
 
 
 def _train_tower(tower: Any, material: Material, recipe: Recipe, progress: Progress) -> None:
-    """What covers every patch and how large it is, modality from the mean of the patches: read off the layer that the decoder gets."""
+    """What covers every patch and how large it is, modality from the mean of the patches: off the layer that the decoder gets."""
     width = tower.config.hidden_size
     taught = [THINGS.index(thing) for thing in recipe.tower_sees]
     torch.manual_seed(recipe.seed)

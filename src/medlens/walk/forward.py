@@ -132,5 +132,5 @@ def prepare(model: Model, sample: Sample, answer: str | None = None) -> Prompt:
     """One sample, its images opened and processed, its tokens grouped."""
     if not isinstance(sample, Sample):
         raise BadInput(f"expected a Sample; got {type(sample).__name__}")
-    seen = look(model, [open_image(image, sample.id) for image in sample.images])
+    seen = look(model, [open_image(image, sample.id, grey=True) for image in sample.images])
     return Prompt(sample, seen, read(model, sample, seen, answer), sample.image_id or sample.id)

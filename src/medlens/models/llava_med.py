@@ -1,0 +1,290 @@
+"""LLaVA-Med v1.5 as its authors published it (`model_type: llava_mistral`), read as transformers' own LLaVA.
+
+Weights are renamed while they are read, the configuration is written out in full, and pixels and prompt are made as the original
+code makes them. The original ignores the vision tower inside the checkpoint and takes the one that its configuration names; so do
+we, and say how far apart the two are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from medlens.errors import BadModel
+from medlens.models.shards import check_shards
+
+FAMILY = "llava_mistral"
+IMAGE = "<image>"
+TEMPLATE = (  # `mistral_instruct` of the original; the line break after an image belongs to it
+    "{{ '<s>' }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] "
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %} [/INST]"
+    "{% else %} {% for c in m['content'] %}{{ c['text'] }}{% endfor %} </s>{% endif %}{% endfor %}"
+)
+RENAMED = {
+    r"^model\.vision_tower\.vision_tower\.": "model.vision_tower.",
+    r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
+    r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
+    r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
+}
+TOWER = "model.vision_tower.vision_tower.vision_model."
+
+# Keys of config.json: what must be so for our computation to be the original's, what is read, and what only training looked at.
+REQUIRED: dict[str, Any] = {
+    "hidden_act": "silu", "mm_projector_type": "mlp2x_gelu", "mm_use_im_patch_token": False, "mm_use_im_start_end": False,
+    "image_aspect_ratio": "pad", "tie_word_embeddings": False, "use_mm_proj": True, "proj_vis_to_txt_tokens": False,
+    "prompt_segtok_w_instruct": False, "rope_scaling": None, "attention_bias": False, "mlp_bias": False,
+}  # fmt: skip
+DECODER = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+    "max_position_embeddings", "rms_norm_eps", "sliding_window",
+)  # fmt: skip
+READ = {
+    *DECODER, "rope_theta", "bos_token_id", "eos_token_id", "pad_token_id", "mm_vision_select_layer", "mm_vision_select_feature",
+    "mm_vision_tower", "mm_hidden_size", "model_type",
+}  # fmt: skip
+TRAINING = {
+    "_name_or_path", "architectures", "attention_dropout", "feature_outs", "freeze_mm_mlp_adapter", "img_size", "initializer_range",
+    "mm_projector_lr", "segtok_posembed", "tokenizer_model_max_length", "tokenizer_padding_side", "torch_dtype", "dtype",
+    "transformers_version", "tune_mm_mlp_adapter", "tune_vision_tokenizer", "use_cache", "vision_backbone", "vision_tokenizer_lr",
+}  # fmt: skip
+
+
+def is_original(folder: Path) -> bool:
+    """Whether a folder's config.json says that it holds the original layout."""
+    try:
+        return json.loads((folder / "config.json").read_text())["model_type"] == FAMILY
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def load_original(
+    folder: Path, device: str, dtype: torch.dtype, vision_tower: str = "external", network: bool = False
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, processor, and what to know of them: which vision tower is used, and how far it is from the other one.
+
+    vision_tower: "external", the one that config.json names, as the original code takes it; "checkpoint", the one inside; or a
+    folder or hub id. network: whether the external one may be fetched. Raises BadModel.
+    """
+    tensors = check_shards(folder)
+    written = _configuration(folder)
+    tower = _tower(written, tensors, vision_tower, network, dtype)
+    module = _build(folder, written, tower, dtype)
+    origin = {"layout": FAMILY, "vision_tower": _install(module, tower, any(name.startswith(TOWER) for name in tensors))}
+    _one_more_row(module)
+    return module.to(device).eval(), _processor(folder, written, tower), origin
+
+
+# ---- configuration
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    written = json.loads((folder / "config.json").read_text())
+    for key, value in written.items():
+        if key in REQUIRED and value != REQUIRED[key]:
+            raise BadModel(f"{folder}: config.json has {key} = {value!r}; only {REQUIRED[key]!r} is computed as the original does")
+        if key not in REQUIRED and key not in READ and key not in TRAINING:
+            raise BadModel(f"{folder}: config.json has a key {key!r} that is not known here; it may change what is computed")
+    if missing := sorted({*DECODER, "rope_theta", "mm_vision_select_layer"} - set(written)):
+        raise BadModel(f"{folder}: config.json lacks {missing[0]}; copy it from where the weights came from")
+    return written
+
+
+def _llava_config(written: dict[str, Any], vision: Any) -> Any:
+    """Everything explicit: the defaults of MistralConfig are not Mistral-7B-Instruct-v0.2's."""
+    from transformers import LlavaConfig, MistralConfig
+
+    special = {f"{name}_token_id": written.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=MistralConfig(
+            **{key: written[key] for key in DECODER}, hidden_act="silu", tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": written["rope_theta"]}, **special,
+        ),
+        image_token_index=written["vocab_size"], projector_hidden_act="gelu",
+        vision_feature_layer=written["mm_vision_select_layer"],
+        vision_feature_select_strategy="default" if written.get("mm_vision_select_feature", "patch") == "patch" else "full",
+        tie_word_embeddings=False, **special,
+    )  # fmt: skip
+
+
+# ---- vision tower
+
+
+class _Tower:
+    """Which tower was chosen: its configuration, its weights where they lie outside of the checkpoint, its pixels' processor."""
+
+    def __init__(self, used: str, name: str, config: Any, outside: Any = None, processor: Any = None) -> None:
+        self.used, self.name, self.config, self.outside, self.processor = used, name, config, outside, processor
+
+
+def _tower(written: dict[str, Any], tensors: dict[str, Path], chosen: str, network: bool, dtype: torch.dtype) -> _Tower:
+    named = str(written.get("mm_vision_tower"))
+    if chosen == "checkpoint":
+        return _inside(written, tensors, named, dtype)
+    if chosen == "external":
+        return _outside("external", named, network, dtype)
+    return _outside("given", chosen, not Path(chosen).exists(), dtype)
+
+
+def _outside(used: str, name: str, network: bool, dtype: torch.dtype) -> _Tower:
+    from transformers import CLIPVisionModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from medlens.models.hf import quiet
+
+    try:
+        with quiet():
+            model = CLIPVisionModel.from_pretrained(name, local_files_only=not network, use_safetensors=True, dtype=dtype)
+            pixels = CLIPImageProcessorPil.from_pretrained(name, local_files_only=not network)
+    except Exception as e:  # transformers raises a dozen kinds
+        raise BadModel(
+            f"the vision tower {name} cannot be read here ({str(e).strip().splitlines()[0][:120]}); give its folder, or "
+            "`checkpoint` for the one inside the checkpoint (--vision-tower, vision_tower=)"
+        ) from e
+    return _Tower(used, Path(name).name if Path(name).exists() else name, model.config, model, pixels)
+
+
+def _inside(written: dict[str, Any], tensors: dict[str, Path], named: str, dtype: torch.dtype) -> _Tower:
+    """The checkpoint's own tower. Its sizes are those of its weights; CLIP's heads are 64 wide (in a tower too narrow for that, as
+    many as the decoder's)."""
+    from transformers import CLIPVisionConfig
+
+    shapes = _shapes(tensors)
+    if not shapes:
+        raise BadModel(
+            "the checkpoint holds no vision tower of its own; take the external one (--vision-tower external, or a folder)"
+        )
+    width, _, patch, _ = shapes["embeddings.patch_embedding.weight"]
+    cells = shapes["embeddings.position_embedding.weight"][0] - 1
+    config = CLIPVisionConfig(
+        hidden_size=width, intermediate_size=shapes["encoder.layers.0.mlp.fc1.weight"][0],
+        num_hidden_layers=sum(name.endswith("layer_norm1.weight") for name in shapes),
+        num_attention_heads=width // 64 if width % 64 == 0 else written["num_attention_heads"],
+        patch_size=patch, image_size=patch * round(cells**0.5), hidden_act="quick_gelu", layer_norm_eps=1e-5,
+    )  # fmt: skip
+    try:
+        other = _outside("external", named, False, dtype)
+    except BadModel:
+        other = None  # then its distance is not known, which is what the manifest says
+    return _Tower("checkpoint", "checkpoint", config, other and other.outside, other and other.processor)
+
+
+def _shapes(tensors: dict[str, Path]) -> dict[str, list[int]]:
+    import safetensors
+
+    found = {}
+    for name, shard in tensors.items():
+        if name.startswith(TOWER):
+            with safetensors.safe_open(shard, "pt") as opened:
+                found[name.removeprefix(TOWER)] = opened.get_slice(name).get_shape()
+    return found
+
+
+def _install(module: Any, tower: _Tower, has_own: bool) -> dict[str, Any]:
+    """Put the chosen tower in its place. Says which it is, and the largest difference of any weight to the other one."""
+    own, outside = module.model.vision_tower.state_dict(), tower.outside and tower.outside.state_dict()
+    difference = None
+    if outside and has_own and {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in outside.items()}:
+        difference = max(float((own[k].float() - outside[k].float()).abs().max()) for k in own)
+    if tower.used != "checkpoint":
+        module.model.vision_tower.load_state_dict(outside)
+    return {"used": tower.used, "name": tower.name, "difference": difference}
+
+
+# ---- model and processor
+
+
+def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dtype) -> Any:
+    from transformers import LlavaForConditionalGeneration
+
+    from medlens.models.hf import check_report, quiet
+
+    config = _llava_config(written, tower.config)
+    with quiet():
+        try:
+            loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+                folder, config=config, key_mapping=RENAMED, dtype=dtype, use_safetensors=True, local_files_only=True,
+                output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
+        except Exception as e:
+            raise BadModel(f"{folder} cannot be loaded: {str(e).strip().splitlines()[0]}") from e
+    module, report = loaded
+    if tower.used != "checkpoint":  # what the checkpoint says of a tower is not used
+        report = {
+            **report,
+            "missing_keys": {k for k in report["missing_keys"] if not str(k).startswith("model.vision_tower.")},
+            "mismatched_keys": {k for k in report["mismatched_keys"] if not str(k[0]).startswith("model.vision_tower.")},
+        }
+    check_report(str(folder), report)
+    return module
+
+
+def _one_more_row(module: Any) -> None:
+    """The image token's id lies just outside of the vocabulary. Its row of the input table is never seen, as image features replace
+    it; with it, ids can be looked up as they are, and the logits stay as wide as the vocabulary."""
+    old = module.get_input_embeddings()
+    new = nn.Embedding(old.num_embeddings + 1, old.embedding_dim, dtype=old.weight.dtype)
+    with torch.no_grad():
+        new.weight[:-1], new.weight[-1] = old.weight, 0
+    module.set_input_embeddings(new)
+
+
+def _processor(folder: Path, written: dict[str, Any], tower: _Tower) -> Any:
+    from transformers import LlavaProcessor
+
+    size = tower.config.image_size
+    like = tower.processor.to_dict() if tower.processor is not None else {}
+    kept = {key: like[key] for key in ("image_mean", "image_std", "resample", "rescale_factor") if key in like}
+    pixels = _padding_processor()(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **kept)
+    return LlavaProcessor(
+        image_processor=pixels, tokenizer=_tokenizer(folder, written["vocab_size"]), patch_size=tower.config.patch_size,
+        vision_feature_select_strategy="default" if written.get("mm_vision_select_feature", "patch") == "patch" else "full",
+        chat_template=TEMPLATE, image_token=IMAGE, num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+def _tokenizer(folder: Path, vocabulary: int) -> Any:
+    from tokenizers import AddedToken
+    from transformers import LlamaTokenizer
+
+    if not (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+        raise BadModel(f"{folder} holds no tokenizer.model; copy it from where the weights came from")
+    try:
+        tokenizer = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as e:
+        raise BadModel(f"{folder}: its tokenizer cannot be read ({str(e).strip().splitlines()[0][:120]})") from e
+    if len(tokenizer) != vocabulary:
+        raise BadModel(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, config.json says {vocabulary}; they do not belong together"
+        )
+    tokenizer.add_tokens([AddedToken(IMAGE, normalized=False, special=True)], special_tokens=True)
+    return tokenizer
+
+
+def _padding_processor() -> type:
+    """CLIP's processor behind the original's `expand2square`: padded to a square with the mean colour, in the image's own mode."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    class SquareCLIPImageProcessor(CLIPImageProcessorPil):
+        takes_grey = True
+
+        def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+            colour = tuple(int(255 * mean) for mean in self.image_mean)
+            several = images if isinstance(images, list | tuple) else [images]
+            return super().preprocess([_squared(image, colour) for image in several], *args, **kwargs)
+
+    return SquareCLIPImageProcessor
+
+
+def _squared(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """The image in the middle of a square of the mean colour (a grey one: the mean of its channels); where that leaves one pixel
+    over, it lies on the right, or below (the original tosses)."""
+    side = max(image.size)
+    square = Image.new(image.mode, (side, side), colour if image.mode == "RGB" else sum(colour) // 3)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
