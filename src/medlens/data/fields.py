@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,38 @@ from medlens.types import Region, Sample
 
 KNOWN = ("id", "image", "images", "question", "answer", "question_type", "image_id", "patient_id", "mask")
 Bad = Callable[[BadData], None]  # what is done with a record that cannot be read: raise it, or write it down
+
+
+def to_samples(
+    records: Iterable[tuple[str, Any]],
+    root: Path,
+    question: str | None,
+    bad: Bad,
+    rename: Callable[[dict[str, Any]], Mapping[str, Any] | None] = dict,
+) -> Iterator[Sample]:
+    """Samples from (where, record) pairs; what cannot be read goes to `bad`. `rename` gives a data set's own fields the names that
+    `to_sample` knows, and None for a record that is not asked for.
+    """
+    for number, (where, record) in enumerate(records, start=1):
+        try:
+            if not isinstance(record, dict):
+                raise BadData(f"{where}: {record!r} is not an object with fields")
+            if (known := _renamed(record, where, rename)) is not None:
+                yield to_sample(known, where, root, number, question)
+        except BadData as e:
+            bad(e)
+
+
+def _renamed(record: dict[str, Any], where: str, rename: Callable[[dict[str, Any]], Any]) -> Mapping[str, Any] | None:
+    try:
+        return rename(record)
+    except KeyError as e:
+        raise BadData(f"{where}: no field {e}; got {', '.join(map(str, record))}") from e
+
+
+def closed_or_open(answer_type: Any) -> Any:
+    """`"CLOSED "` and the like as "closed"; anything that is not text as it is."""
+    return answer_type.strip().lower() if isinstance(answer_type, str) else answer_type
 
 
 def to_sample(record: Mapping[str, Any], where: str, root: Path, number: int, question: str | None) -> Sample:
