@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medlens.errors import BadData
-from medlens.types import Region, Sample
+from medlens.types import Embedded, Region, Sample
 
 KNOWN = ("id", "image", "images", "question", "answer", "question_type", "image_id", "patient_id", "mask")
 Bad = Callable[[BadData], None]  # what is done with a record that cannot be read: raise it, or write it down
@@ -61,16 +61,22 @@ def to_sample(record: Mapping[str, Any], where: str, root: Path, number: int, qu
     if asked is None:
         raise BadData(f"{where}: no question; fill the field `question`, or give one for all (--question, question=)")
     return Sample(
-        images=[_file(root, name, where, "image") for name in names],
+        images=[name if isinstance(name, Embedded) else _file(root, name, where, "image") for name in names],
         turns=[_text(asked, where, "question")],
         id=_optional(given, "id", where) or f"{number:04d}",
         answer=_optional(given, "answer", where),
         question_type=_optional(given, "question_type", where),
         image_id=_optional(given, "image_id", where),
         patient_id=_optional(given, "patient_id", where),
-        regions=[Region("mask", mask_path=_file(root, given["mask"], where, "mask"))] if "mask" in given else [],
+        regions=_regions(given, root, where),
         tags={k: v for k, v in given.items() if k not in KNOWN},
     )
+
+
+def _regions(given: Mapping[str, Any], root: Path, where: str) -> Sequence[Region]:
+    """What `mask` names; a reader may also have drawn its regions itself (a tuple: no file's field is one)."""
+    mask = given.get("mask", ())
+    return mask if isinstance(mask, tuple) else [Region("mask", mask_path=_file(root, mask, where, "mask"))]
 
 
 def _file(root: Path, name: Any, where: str, field: str) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from medlens.errors import BadImage
-from medlens.types import ImageLike
+from medlens.types import Embedded, ImageLike
 
 SMALLEST = 8  # pixels a side
 LARGEST = 80_000_000  # pixels: above it lies the realm of whole slides and decompression bombs
@@ -27,12 +28,12 @@ def open_image(image: ImageLike, sample: str = "") -> Image.Image:
     whose = f"sample {sample}: " if sample else ""
     if isinstance(image, Image.Image):
         return _as_rgb(image, f"{whose}the image")
-    path = Path(image)
-    what = f"{whose}image {path.name}"
+    source, name = (BytesIO(image.data), image.name) if isinstance(image, Embedded) else (Path(image), Path(image).name)
+    what = f"{whose}image {name}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below PIL's
-            with Image.open(path) as opened:
+            with Image.open(source) as opened:
                 return _as_rgb(opened, what)
     except FileNotFoundError as e:
         raise BadImage(f"{what} does not exist") from e

@@ -8,14 +8,14 @@ from typing import Any
 
 from medlens.data.fields import Bad, closed_or_open, to_samples
 from medlens.data.jsonlines import first_fields, records
-from medlens.errors import BadData
+from medlens.data.parts import test_set
 from medlens.types import Sample
 
 
 def is_vqa_rad(path: Path) -> bool:
     """A folder that holds such a file and `images/`, or the file."""
     if path.is_dir():
-        return (path / "images").is_dir() and bool(_files(path))
+        return (path / "images").is_dir() and any(map(is_vqa_rad, path.glob("*.json")))
     return path.suffix.lower() == ".json" and {"qid", "image_name", "image_organ"} <= first_fields(path)
 
 
@@ -24,7 +24,7 @@ def read_vqa_rad(path: Path, question: str | None, bad: Bad) -> Iterator[Sample]
 
     Tags: answer_type ("closed" or "open"), organ, phrase_type. Every image of the test set occurs in the training set as well.
     """
-    file = _test_file(path) if path.is_dir() else path
+    file = test_set(path, filter(is_vqa_rad, path.glob("*.json"))) if path.is_dir() else path
     return to_samples(records(file, bad), file.parent, question, bad, _known)
 
 
@@ -41,15 +41,3 @@ def _known(record: dict[str, Any]) -> dict[str, Any]:
         "organ": record.get("image_organ"),
         "phrase_type": record.get("phrase_type"),
     }
-
-
-def _files(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.glob("*.json")) if is_vqa_rad(file)]
-
-
-def _test_file(folder: Path) -> Path:
-    files = _files(folder)
-    tests = [file for file in files if "test" in file.stem.lower()] or files
-    if len(tests) != 1:
-        raise BadData(f"{folder.name}/ holds {len(tests)} sets of questions ({', '.join(f.name for f in tests)}); name one of them")
-    return tests[0]
