@@ -43,7 +43,7 @@ def saved_to_disk(folder, records):
         ("data-00001-of-00002.arrow", table[1:]),
         ("cache-1.arrow", table),
     ):
-        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
             stream.write_table(part)
     names = [{"filename": f"data-0000{k}-of-00002.arrow"} for k in range(2)]
     (folder / "state.json").write_text(json.dumps({"_data_files": names, "_split": None}))
@@ -110,7 +110,7 @@ def test_rows_that_cannot_be_read(tmp_path):
     with pytest.raises(BadData, match=r"y\.parquet row 2: no image"):
         medlens.read(parquet(tmp_path / "y.parquet", [ROWS[0], {"image": None, "question": "what ?"}]))
     (tmp_path / "z.parquet").write_text("no table")
-    with pytest.raises(BadData, match=r"z\.parquet is not a parquet file, or is damaged"):
+    with pytest.raises(BadData, match=r"z\.parquet is damaged, or not what its ending \.parquet says"):
         medlens.read(tmp_path / "z.parquet")
 
 
@@ -180,3 +180,9 @@ def test_nothing_heavy_is_imported_by_the_readers():
     heavy = "{'pydicom', 'nibabel', 'pyarrow', 'polars'}"
     code = f"import sys, medlens.data; loaded = {heavy} & set(sys.modules); sys.exit(', '.join(loaded) or 0)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+def test_a_shard_that_is_gone(tmp_path):
+    (saved_to_disk(tmp_path / "set", ROWS) / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(BadData, match=r"data-00001-of-00002\.arrow does not exist"):
+        medlens.read(tmp_path / "set")

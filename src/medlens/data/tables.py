@@ -45,8 +45,10 @@ def rows(files: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     for file in files:
         try:
             table = pl.read_parquet(file) if file.suffix.lower() == ".parquet" else pl.read_ipc_stream(file)
+        except FileNotFoundError as e:
+            raise BadData(f"{file.name} does not exist in {file.parent.name}/; is part of the data set missing?") from e
         except (pl.exceptions.PolarsError, OSError) as e:
-            raise BadData(f"{file.name} is not a {file.suffix[1:]} file, or is damaged") from e
+            raise BadData(f"{file.name} is damaged, or not what its ending {file.suffix} says") from e
         for number, row in enumerate(table.iter_rows(named=True), start=1):
             yield f"{file.name} row {number}", row
 
