@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medlens.data.csv import read_csv
+from medlens.data.dicom import is_dicom, open_dicom
 from medlens.data.fields import Bad
 from medlens.data.folder import read_folder
 from medlens.data.images import SUFFIXES, open_image
@@ -42,7 +43,7 @@ LAYOUTS = (
 )
 READERS: dict[str, Reader] = {".csv": read_csv, ".jsonl": read_json, ".ndjson": read_json, ".json": read_json}
 
-__all__ = ["LAYOUTS", "READERS", "open_image", "read"]
+__all__ = ["LAYOUTS", "READERS", "open_dicom", "open_image", "read"]
 
 
 def read(path: str | Path, question: str | None = None, bad: Bad | None = None, **options: Any) -> list[Sample]:
@@ -75,7 +76,7 @@ def _reader(path: Path) -> Reader:
         if layout.fits(path):
             return layout.read
     reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
-    if reader is None and path.suffix.lower() in SUFFIXES:
+    if reader is None and (path.suffix.lower() in SUFFIXES or is_dicom(path)):
         raise BadData(f"{path.name} is one image; give its folder, or a file of questions that names it")
     if reader is None:
         raise BadData(
