@@ -11,6 +11,7 @@ from medlens.data.csv import read_csv
 from medlens.data.dicom import is_dicom, open_dicom
 from medlens.data.fields import Bad
 from medlens.data.folder import read_folder
+from medlens.data.grouping import duplicates, split
 from medlens.data.images import SUFFIXES, open_image
 from medlens.data.jsonlines import read_json
 from medlens.data.llava_med import is_llava_med, read_llava_med
@@ -43,7 +44,7 @@ LAYOUTS = (
 )
 READERS: dict[str, Reader] = {".csv": read_csv, ".jsonl": read_json, ".ndjson": read_json, ".json": read_json}
 
-__all__ = ["LAYOUTS", "READERS", "open_dicom", "open_image", "read"]
+__all__ = ["LAYOUTS", "READERS", "duplicates", "open_dicom", "open_image", "read", "split"]
 
 
 def read(path: str | Path, question: str | None = None, bad: Bad | None = None, **options: Any) -> list[Sample]:

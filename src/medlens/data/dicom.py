@@ -65,12 +65,13 @@ def open_dicom(
 def read_dicom(path: Path, what: str) -> Dataset:
     """The data set, which holds pixels. Raises BadImage, beginning with `what`, where pydicom is missing or it is none."""
     try:
-        import pydicom
+        from pydicom import dcmread
+        from pydicom.errors import InvalidDicomError
     except ImportError as e:
         raise BadImage(f"{what} is a DICOM file; reading it needs pydicom: pip install 'medlens[dicom]'") from e
     try:
-        data = pydicom.dcmread(path)
-    except pydicom.errors.InvalidDicomError as e:
+        data = dcmread(path)
+    except InvalidDicomError as e:
         raise BadImage(f"{what} is not a DICOM file, whatever its name says (no DICM after its preamble)") from e
     if not any(name in data for name in PIXELS):
         raise BadImage(f"{what} is a DICOM file without pixel data (a report, a plan, an index?)")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medlens.data.masks import regions_of
 from medlens.errors import BadData
-from medlens.types import Embedded, Region, Sample
+from medlens.types import Embedded, ImageLike, Region, Sample
 
 KNOWN = ("id", "image", "images", "question", "answer", "question_type", "image_id", "patient_id", "mask")
 Bad = Callable[[BadData], None]  # what is done with a record that cannot be read: raise it, or write it down
@@ -60,23 +61,30 @@ def to_sample(record: Mapping[str, Any], where: str, root: Path, number: int, qu
     asked = given.get("question", question)
     if asked is None:
         raise BadData(f"{where}: no question; fill the field `question`, or give one for all (--question, question=)")
+    images = [name if isinstance(name, Embedded) else _file(root, name, where, "image") for name in names]
     return Sample(
-        images=[name if isinstance(name, Embedded) else _file(root, name, where, "image") for name in names],
+        images=images,
         turns=[_text(asked, where, "question")],
         id=_optional(given, "id", where) or f"{number:04d}",
         answer=_optional(given, "answer", where),
         question_type=_optional(given, "question_type", where),
         image_id=_optional(given, "image_id", where),
         patient_id=_optional(given, "patient_id", where),
-        regions=_regions(given, root, where),
+        regions=_regions(given, images[0], root, where),
         tags={k: v for k, v in given.items() if k not in KNOWN},
     )
 
 
-def _regions(given: Mapping[str, Any], root: Path, where: str) -> Sequence[Region]:
+def _regions(given: Mapping[str, Any], image: ImageLike, root: Path, where: str) -> Sequence[Region]:
     """What `mask` names; a reader may also have drawn its regions itself (a tuple: no file's field is one)."""
     mask = given.get("mask", ())
-    return mask if isinstance(mask, tuple) else [Region("mask", mask_path=_file(root, mask, where, "mask"))]
+    if isinstance(mask, tuple):
+        return mask
+    file = _file(root, mask, where, "mask")
+    try:
+        return regions_of(file, image)
+    except BadData as e:
+        raise type(e)(f"{where}: {e}") from e
 
 
 def _file(root: Path, name: Any, where: str, field: str) -> Path:

@@ -1,4 +1,4 @@
-"""Regions from pictures: label maps, and boxes. Drawn when they are needed, so that a data set's masks need not fit in memory."""
+"""Regions from mask files of any kind. They are drawn when needed, so that a data set's masks need not fit in memory."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medlens.data.coco import coco_regions
+from medlens.data.dicom import is_dicom
+from medlens.data.dicom_seg import seg_regions
+from medlens.data.nifti import is_nifti, nifti_regions
 from medlens.errors import BadImage
-from medlens.types import Region
+from medlens.types import ImageLike, Region
+
+
+def regions_of(mask: Path, image: ImageLike) -> list[Region]:
+    """What a mask file says of an image: DICOM-SEG, NIfTI, COCO's JSON, or a picture that is bright where the region is."""
+    if is_nifti(mask):
+        return nifti_regions(mask)
+    if is_dicom(mask):
+        return seg_regions(mask, image if isinstance(image, str | Path) else None)
+    if mask.suffix.lower() == ".json":
+        if isinstance(image, Image.Image):
+            raise BadImage(f"mask {mask.name} names images by file; this one is in memory")
+        return coco_regions(mask, Path(image).name if isinstance(image, str | Path) else image.name)
+    return [Region("mask", mask_path=mask)]
 
 
 def labels_of(path: Path, names: Mapping[int, str]) -> list[Region]:
     """A region for each value of a label map but 0, by `names`, or as "label 7". Raises BadImage for what is no label map."""
     values = np.unique(_label_map(path))
     return [Region(names.get(v, f"label {v}"), draw=partial(_is_label, path, v)) for v in values.tolist() if v != 0]
-
-
-def box_on(image: Path, box: tuple[float, float, float, float]) -> np.ndarray:
-    """(height, width) bool of the image: pixels whose centres are in the box x, y, width, height (pixels, from the upper left)."""
-    with Image.open(image) as opened:
-        width, height = opened.size
-    return box_mask((height, width), box)
-
-
-def box_mask(shape: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
-    """(height, width) bool: pixels whose centres are in the box x, y, width, height (pixels, from the upper left)."""
-    x, y, w, h = box
-    rows, columns = np.arange(shape[0])[:, None] + 0.5, np.arange(shape[1])[None, :] + 0.5
-    return (x <= columns) & (columns < x + w) & (y <= rows) & (rows < y + h)
 
 
 def _is_label(path: Path, value: int) -> np.ndarray:

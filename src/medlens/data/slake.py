@@ -8,9 +8,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from medlens.data.boxes import box_on
 from medlens.data.fields import Bad, closed_or_open, to_samples
 from medlens.data.jsonlines import first_fields, records
-from medlens.data.masks import box_on, labels_of
+from medlens.data.masks import labels_of
 from medlens.data.parts import test_set
 from medlens.errors import BadData, BadInput
 from medlens.types import Region, Sample
