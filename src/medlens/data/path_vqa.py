@@ -20,7 +20,7 @@ def is_path_vqa(path: Path) -> bool:
     """A folder that holds `qas/` and `images/`, or a file of `qas/`."""
     if path.is_dir():
         return (path / "qas").is_dir() and (path / "images").is_dir()
-    return path.parent.name == "qas" and (path.suffix.lower() in ENDINGS or is_pickle(path))
+    return path.parent.name == "qas" and is_path_vqa(path.parent.parent) and (path.suffix.lower() in ENDINGS or is_pickle(path))
 
 
 def read_path_vqa(path: Path, question: str | None, bad: Bad) -> Iterator[Sample]:
