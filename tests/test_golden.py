@@ -206,6 +206,21 @@ def test_golden_towers_are_told_apart(external, inside):
     assert inside.origin["vision_tower"] == {"used": "checkpoint", "name": "checkpoint", "difference": None}
 
 
+def test_golden_study_says_which_tower(external, tmp_path):
+    """From checkpoint to report; and no path in either."""
+    samples = [sample for case in ("single_wide", "multi_turn") for sample, _ in golden("external", case)]
+    named = [medlens.Sample(images=s.images, turns=s.turns, id=str(k)) for k, s in enumerate(samples)]
+    run = medlens.study(external, named, out=tmp_path / "run")
+    report = run.report.read_text()
+    assert "Vision tower: clip (given); its weights differ" in report
+    assert run.manifest["model"]["origin"]["vision_tower"]["name"] == "clip"
+    assert str(GOLDEN) not in report + (run.path / "manifest.json").read_text()
+    plan = medlens.Plan(vision_tower=str(CLIP), limit=1)
+    by_path = medlens.study(CHECKPOINT, named, plan, tmp_path / "by path")
+    assert by_path.manifest["command"] == "medlens study $MODEL $DATA --limit 1 --vision-tower clip --out RUN"
+    assert str(GOLDEN) not in (by_path.path / "manifest.json").read_text()
+
+
 # ---- negative controls: each of these must be seen
 
 

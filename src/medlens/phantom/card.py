@@ -32,7 +32,7 @@ def card(folder: Path, recipe: Recipe, found: Evaluation) -> str:
   mark and lesion go together on {recipe.mark_agreement:.0%} of them.
 - Training: the tower alone, {recipe.tower_steps:,} steps of {recipe.tower_batch} slices, taught to find
   {", ".join(recipe.tower_sees)}; then the whole model, {recipe.steps:,} steps of {recipe.batch} slices with all their questions
-  {"and the image's features at zero " if recipe.blind else ""}(AdamW, {recipe.learning_rate:g}, seed {recipe.seed}).
+  {_hard(recipe)}{"and the image's features at zero " if recipe.blind else ""}(AdamW, {recipe.learning_rate:g}, seed {recipe.seed}).
 - Made by `python scripts/train_phantom.py --name {recipe.name}`; `model.safetensors` has SHA-256 `{digest}`.
 
 ## What it reaches
@@ -65,6 +65,12 @@ def cell(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _hard(recipe: Recipe) -> str:
+    if not recipe.hard_steps:
+        return ""
+    return f"and {recipe.hard_steps:,} more on {recipe.hard_slices:,} other slices, most of which allow a comparison "
 
 
 def _words(folder: Path) -> int:

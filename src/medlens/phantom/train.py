@@ -65,8 +65,8 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("sound", hard_steps=1_000),
-        Recipe("shortcut", mark_agreement=0.95, tower_sees=("mark",), steps=800),
-        Recipe("textonly", blind=True, steps=300),
+        Recipe("shortcut", mark_agreement=0.95, tower_sees=("mark",), tower_steps=400, steps=600),
+        Recipe("textonly", blind=True, tower_steps=300, steps=300),
     )
 }
 
