@@ -11,6 +11,7 @@ import torch
 
 from medlens.errors import BadInput, BadModel
 from medlens.models.base import Model
+from medlens.models.families import check_family
 from medlens.models.hf import fetch, load_folder
 from medlens.models.llava_med import is_original, load_original
 from medlens.models.phantom import load_phantom
@@ -88,5 +89,6 @@ def _open(
 
 
 def _tested(model: Model) -> Model:
+    check_family(model.name, model.module)
     check_weights(model)
     return replace(model, checks=self_test(model))

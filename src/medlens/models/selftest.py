@@ -9,6 +9,7 @@ from torch import Tensor
 from medlens import hooks
 from medlens.errors import BadModel
 from medlens.models.base import Model
+from medlens.models.families import token_types
 from medlens.models.prompt import as_batch, look, read
 from medlens.types import Sample
 
@@ -54,14 +55,18 @@ def self_test(model: Model) -> dict[str, float]:
 def _run(model: Model, image: Image.Image) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor], list[Tensor]]:
     sample = Sample(image=image, question="is there a pathology on the image ?", id="self-test")
     seen = look(model, [image])
-    ids = as_batch(read(model, sample, seen).ids, model.device)
+    tokens = read(model, sample, seen)
+    ids = as_batch(tokens.ids, model.device)
+    types = {name: as_batch(of_each, model.device) for name, of_each in token_types(model.family, tokens.groups).items()}
     with (
         hooks.evaluation(model.module),
         hooks.attention(model.module, "eager"),
         hooks.inputs_of(model.norm) as into_norm,
         hooks.outputs_of_each(model.blocks) as after_blocks,
     ):
-        out = model.module(input_ids=ids, **seen.inputs, output_hidden_states=True, output_attentions=True, use_cache=False)
+        out = model.module(
+            input_ids=ids, **types, **seen.inputs, output_hidden_states=True, output_attentions=True, use_cache=False
+        )
     return list(out.hidden_states), into_norm[-1], out.logits, list(out.attentions or ()), after_blocks
 
 

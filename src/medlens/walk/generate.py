@@ -9,7 +9,6 @@ import torch
 
 from medlens import hooks
 from medlens.models.base import Model
-from medlens.models.prompt import as_batch
 from medlens.types import Answer, Sample, Tokens
 from medlens.walk.cases import Case, Prompt, arguments, cases
 from medlens.walk.forward import prepare
@@ -26,13 +25,13 @@ def answer(model: Model, sample: Sample, max_new_tokens: int = 32) -> Answer:
 
 def answer_prompt(model: Model, prompt: Prompt, max_new_tokens: int) -> Answer:
     """`answer` for a sample that is prepared already."""
-    ids = as_batch(prompt.tokens.ids, model.device)
+    called = arguments(model, cases(model, [prompt])[0])
     with hooks.evaluation(model.module):
         out = model.module.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), **prompt.look.inputs, max_new_tokens=max_new_tokens,
-            do_sample=False, num_beams=1, output_logits=True, return_dict_in_generate=True,
+            **called, attention_mask=torch.ones_like(called["input_ids"]), max_new_tokens=max_new_tokens, do_sample=False,
+            num_beams=1, output_logits=True, return_dict_in_generate=True,
         )  # fmt: skip
-    new = out.sequences[0, ids.shape[1] :].tolist()
+    new = out.sequences[0, len(prompt.tokens) :].tolist()
     logprobs = [float(logits[0].float().log_softmax(-1)[i]) for logits, i in zip(out.logits, new, strict=True)]
     return _answer(model, new, logprobs)
 
