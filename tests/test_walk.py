@@ -223,6 +223,15 @@ def test_the_self_test_finds_a_model_whose_logits_are_not_what_we_read():
         load(model.module, model.processor)
 
 
+def test_the_self_test_finds_a_model_that_changes_states_between_blocks():
+    """Negative control: what is added there, the walk finds by stand-ins; anything else it could not."""
+    model = load("phantom")
+    assert model.checks["between_blocks"] == 0
+    model.blocks[3].register_forward_pre_hook(lambda _module, inputs: (0.5 * inputs[0], *inputs[1:]), prepend=True)
+    with pytest.raises(BadModel, match="failed its self-test: between_blocks"):
+        load(model.module, model.processor)
+
+
 def test_an_image_blind_model_is_named():
     model = load("phantom")
     with torch.no_grad():

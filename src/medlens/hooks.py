@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,14 +73,22 @@ def outputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the first argument of every call of `module`."""
+def inputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the first argument of every call of the modules, in the order of the calls."""
     collected: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _module, inputs: collected.append(inputs[0]))
-    try:
+
+    def note(_module: nn.Module, inputs: Any) -> None:
+        collected.append(inputs[0])
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(note).remove)
         yield collected
-    finally:
-        handle.remove()
+
+
+def inputs_of(module: nn.Module) -> AbstractContextManager[list[Tensor]]:
+    """Collect the first argument of every call of `module`."""
+    return inputs_of_each([module])
 
 
 @contextmanager

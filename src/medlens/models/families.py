@@ -11,7 +11,9 @@ from medlens.errors import BadModel
 from medlens.types import Group
 
 # An image's rows do not depend on the question behind it, so questions on the same image can share them (see `walk.packing`).
-SHARE_IMAGES = frozenset({"llava", "llava_next", "gemma3", "idefics3", "aya_vision"})
+SHARE_IMAGES = frozenset(
+    ("llava", "llava_next", "llava_onevision", "gemma3", "idefics3", "smolvlm", "aya_vision", "internvl", "mistral3")
+)
 
 # Decoders whose masks can be made for such a pack, and which of their layers have a sliding window, where the configuration has
 # one. ("none" matters: a Llama's configuration may carry a window that its code never looks at.) With any other decoder every

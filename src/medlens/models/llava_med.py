@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from medlens.errors import BadModel
 from medlens.models.shards import check_shards
+from medlens.models.table import one_more_row
 
 FAMILY = "llava_mistral"
 IMAGE = "<image>"
@@ -54,14 +54,6 @@ TRAINING = {
 }  # fmt: skip
 
 
-def is_original(folder: Path) -> bool:
-    """Whether a folder's config.json says that it holds the original layout."""
-    try:
-        return json.loads((folder / "config.json").read_text())["model_type"] == FAMILY
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def load_original(
     folder: Path, device: str, dtype: torch.dtype, vision_tower: str = "external", network: bool = False
 ) -> tuple[Any, Any, dict[str, Any]]:
@@ -75,7 +67,7 @@ def load_original(
     tower = _tower(written, tensors, vision_tower, network, dtype)
     module = _build(folder, written, tower, dtype)
     origin = {"layout": FAMILY, "vision_tower": _install(module, tower, any(name.startswith(TOWER) for name in tensors))}
-    _one_more_row(module)
+    one_more_row(module)
     return module.to(device).eval(), _processor(folder, written, tower), origin
 
 
@@ -204,9 +196,9 @@ def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dt
 
     from medlens.models.hf import check_report, quiet
 
-    config = _llava_config(written, tower.config)
     with quiet():
         try:
+            config = _llava_config(written, tower.config)
             loaded: Any = LlavaForConditionalGeneration.from_pretrained(
                 folder, config=config, key_mapping=RENAMED, dtype=dtype, use_safetensors=True, local_files_only=True,
                 output_loading_info=True, ignore_mismatched_sizes=True,
@@ -222,16 +214,6 @@ def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dt
         }
     check_report(str(folder), report)
     return module
-
-
-def _one_more_row(module: Any) -> None:
-    """The image token's id lies just outside of the vocabulary. Its row of the input table is never seen, as image features replace
-    it; with it, ids can be looked up as they are, and the logits stay as wide as the vocabulary."""
-    old = module.get_input_embeddings()
-    new = nn.Embedding(old.num_embeddings + 1, old.embedding_dim, dtype=old.weight.dtype)
-    with torch.no_grad():
-        new.weight[:-1], new.weight[-1] = old.weight, 0
-    module.set_input_embeddings(new)
 
 
 def _processor(folder: Path, written: dict[str, Any], tower: _Tower) -> Any:
@@ -272,6 +254,10 @@ def _padding_processor() -> type:
 
     class SquareCLIPImageProcessor(CLIPImageProcessorPil):
         takes_grey = True
+
+        def to_dict(self) -> dict[str, Any]:
+            """As a saved copy names it: transformers' nearest, which is the same for colour images."""
+            return {**super().to_dict(), "image_processor_type": "LlavaImageProcessor", "do_pad": True}
 
         def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
             colour = tuple(int(255 * mean) for mean in self.image_mean)
