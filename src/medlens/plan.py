@@ -17,6 +17,7 @@ class Plan:
     answers: "generate" (greedily, then read on) or "given" (the data's own). max_new_tokens: cap of a generated answer.
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
     vision_tower: of a checkpoint in LLaVA-Med's original layout: see `load`.
+    adapter: a folder with a LoRA adapter to merge into the model: see `load`.
     device, dtype: where and in which float type the model runs, when `study` loads it.
     skip_bad: leave out samples that cannot be read, and list them, instead of stopping.
     """
@@ -30,6 +31,7 @@ class Plan:
     neighbour_rows: int = 4096
     keep: float = 0.9
     vision_tower: str = "external"
+    adapter: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
     skip_bad: bool = False

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from medlens.errors import BadModel
+from medlens.models.hf import check_report, quiet
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row
 
@@ -127,8 +128,6 @@ def _outside(used: str, name: str, network: bool, dtype: torch.dtype) -> _Tower:
     from transformers import CLIPVisionModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    from medlens.models.hf import quiet
-
     try:
         with quiet():
             model = CLIPVisionModel.from_pretrained(name, local_files_only=not network, use_safetensors=True, dtype=dtype)
@@ -194,8 +193,6 @@ def _install(module: Any, tower: _Tower, has_own: bool) -> dict[str, Any]:
 def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dtype) -> Any:
     from transformers import LlavaForConditionalGeneration
 
-    from medlens.models.hf import check_report, quiet
-
     with quiet():
         try:
             config = _llava_config(written, tower.config)
@@ -237,7 +234,8 @@ def _tokenizer(folder: Path, vocabulary: int) -> Any:
     if not (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
         raise BadModel(f"{folder} holds no tokenizer.model; copy it from where the weights came from")
     try:
-        tokenizer = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
+        with quiet():
+            tokenizer = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as e:
         raise BadModel(f"{folder}: its tokenizer cannot be read ({str(e).strip().splitlines()[0][:120]})") from e
     if len(tokenizer) != vocabulary:
