@@ -1,5 +1,8 @@
 """Every family that can be loaded: what we compute is what transformers computes, and every token is in its group."""
 
+from types import SimpleNamespace
+
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -8,6 +11,7 @@ import medlens
 import tiny
 from medlens import hooks
 from medlens.errors import BadData, BadModel
+from medlens.models.base import Model
 from medlens.models.prompt import look
 from medlens.walk.cases import cases
 from medlens.walk.forward import prepare, walk
@@ -227,7 +231,32 @@ def test_paligemma_is_not_packed(folders):
     assert [len(case.prompts) for case in cases(model, prompts)] == [1, 1, 1]
 
 
-def test_a_family_with_unknown_token_types_is_refused(folders):
+@pytest.mark.parametrize("family", ["gemma3", "paligemma", "idefics3"])
+def test_a_study(folders, family, tmp_path):
+    model = medlens.load(folders(family))
+    samples = [medlens.Sample(p, q, id=f"{k}{q}") for k, p in enumerate((PICTURE, OTHER)) for q in QUESTIONS]
+    run = medlens.study(model, samples, medlens.Plan(max_new_tokens=2), tmp_path / "run")
+    assert run.samples.height == 6
+    assert run.manifest["model"]["family"] == family
+    layers = run.rows.filter((pl.col("measure") == "linearity_of_update") & (pl.col("tokens") == "image"))["layer"]
+    assert layers.to_list() == list(range(model.depth))
+
+
+def test_what_stops_the_self_test_is_said_in_one_line():
+    module, processor = tiny.build("llava")
+    processor.patch_size = 5  # places for an image of other sizes than the tower's
+    with pytest.raises(BadModel, match="llava cannot be read: its self-test stopped with ValueError") as caught:
+        medlens.load(module, processor)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_family_without_image_tokens_is_named():
+    config = SimpleNamespace(model_type="git")
+    with pytest.raises(BadModel, match="git has no image token in its prompts"):
+        _ = Model("captions", SimpleNamespace(config=config), None).image_token_id
+
+
+def test_a_family_with_unknown_token_types_is_refused():
     """Were its types not passed, nothing would show that its image is read wrongly."""
     module, processor = tiny.build("gemma3")
     module.config.model_type = "gemma9"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from medlens.errors import BadInput, BadModel
+from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.models.adapter import merge_adapter
 from medlens.models.base import Model
 from medlens.models.families import check_family
@@ -98,4 +98,10 @@ def _open(
 def _tested(model: Model) -> Model:
     check_family(model.name, model.module)
     check_weights(model)
-    return replace(model, checks=self_test(model))
+    try:
+        return replace(model, checks=self_test(model))
+    except MedlensError:
+        raise
+    except Exception as e:  # a family, or a processor, that is put together in a way that is not known here
+        said = next(iter(str(e).strip().splitlines()), "")[:200]
+        raise BadModel(f"{model.name}: {model.family} cannot be read: its self-test stopped with {type(e).__name__}: {said}") from e

@@ -82,7 +82,11 @@ class Model:
 
     @property
     def image_token_id(self) -> int:
-        return self.module.config.image_token_id
+        """The id that stands for an image's features in the prompt. Raises BadModel for a family without one."""
+        found = getattr(self.module.config, "image_token_id", None)
+        if found is None:
+            raise BadModel(f"{self.name}: {self.family} has no image token in its prompts; this family cannot be read yet")
+        return found
 
     @property
     def tokenizer(self) -> Any:
