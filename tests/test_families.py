@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image
+from transformers import PreTrainedModel
 
 import medlens
 import tiny
@@ -124,12 +125,19 @@ def test_answers(model):
     assert int(medlens.forward(model, SAMPLE).logits[-1].argmax()) == said.ids[0]
 
 
+def attention_of(module):
+    """Which attention implementation each part runs with; in PaliGemma 2 decoder and tower differ."""
+    return {name: part.config._attn_implementation for name, part in module.named_modules() if isinstance(part, PreTrainedModel)}
+
+
 def test_the_self_test_passed_and_nothing_is_left(model):
     assert model.checks["logits"] < 1e-5
     assert model.checks["image_effect"] > 0
     blocks = model.decoder.layers
     medlens.forward(model, SAMPLE)
     assert model.decoder.layers is blocks
+    fresh, _ = tiny.build(model.family + ("2" if model.text_config.model_type == "gemma2" else ""))
+    assert attention_of(model.module) == attention_of(fresh)
     hooked = [f for m in model.module.modules() for f in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
     assert not [f for f in hooked if f.__module__.startswith("medlens")]
 

@@ -107,13 +107,15 @@ def attentions_of(block: nn.Module) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def attention(module: Any, implementation: str) -> Iterator[None]:
-    """Run the model's decoder with another attention implementation ("eager" is the one that returns its weights)."""
-    before = module.config.get_text_config()._attn_implementation
-    module.set_attn_implementation(implementation)
+    """Run the model's decoder with another attention implementation ("eager" is the one that returns its weights). The vision tower
+    keeps its own, which may be another than the decoder's."""
+    decoder = module.get_decoder()
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation(implementation)
     try:
         yield
     finally:
-        module.set_attn_implementation(before)
+        decoder.set_attn_implementation(before)
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def _configuration(folder: Path) -> tuple[int, float, list[str]]:
         on["bias"] = written["bias"]
     if written.get("init_lora_weights", True) not in KEEP_BASE:  # the others change the base weights before training
         on["init_lora_weights"] = written["init_lora_weights"]
-    for key, value in on.items():
+    if on:
+        key, value = next(iter(on.items()))
         raise BadModel(
             f"{folder}: the adapter has {key} = {value!r}, which is not plain LoRA; merge it with peft, and load the result"
         )
