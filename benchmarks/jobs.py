@@ -76,14 +76,17 @@ def walk_one_by_one(_x: torch.Tensor, _y: torch.Tensor) -> Callable[[], object]:
     return _walk(one_by_one=True)
 
 
+FIVE = ("presence", "type", "place", "side", "modality")  # asked of every slice with at most one lesion
+
+
 def _walk(one_by_one: bool) -> Callable[[], object]:
-    """Prompts of 100 questions on 20 images, through the phantom."""
+    """Prompts of 100 questions, mostly five an image, through the phantom."""
     import medlens
     from medlens.walk.cases import cases
     from medlens.walk.forward import prepare, walk
 
     model = medlens.load("phantom")
-    prompts = [prepare(model, s, s.answer) for s in medlens.phantom.samples(100)]
+    prompts = [prepare(model, s, s.answer) for s in medlens.phantom.samples(100, questions=FIVE)]
     laid = [c for p in prompts for c in cases(model, [p])] if one_by_one else cases(model, prompts)
     return lambda: walk(model, laid, [])
 

@@ -19,7 +19,7 @@ PAGE = HERE.parent / "docs" / "performance.md"
 LINEAR = ("linearity, of the update, anisotropy", "linear_ours", "linear_theirs")
 DIMENSION = ("intrinsic dimension (TwoNN)", "dimension_ours", "dimension_theirs")
 PAIRS = [(*LINEAR, 8192, 1024), (*LINEAR, 4096, 2048), (*DIMENSION, 2048, 2048), (*DIMENSION, 4096, 2048), (*DIMENSION, 8192, 1024)]
-ALONE = [("`medlens --help`", "help_ours"), ("walk of 100 questions on 20 images, packed", "walk_packed")]
+ALONE = [("`medlens --help`", "help_ours"), ("walk of 100 questions on some 20 images, packed", "walk_packed")]
 ALONE += [("the same, one by one", "walk_one_by_one")]
 PATIENCE = 900  # seconds for one job; what takes over a minute is run once
 

@@ -12,7 +12,7 @@ import medlens
 from medlens.phantom.card import card
 from medlens.phantom.train import RECIPES, train
 
-NUMBERS = ("seed", "slices", "tower_steps", "tower_batch", "steps", "batch", "learning_rate", "warmup")
+NUMBERS = ("seed", "slices", "tower_steps", "tower_batch", "steps", "hard_slices", "hard_steps", "batch", "learning_rate", "warmup")
 QUESTIONS = 6_000  # on about 950 slices
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

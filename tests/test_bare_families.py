@@ -13,7 +13,7 @@ from medlens.errors import BadModel
 from medlens.walk import forward as module
 from medlens.walk.cases import arguments, cases
 from medlens.walk.forward import walk
-from medlens.walk.generate import answer_prompt, answer_together
+from medlens.walk.generate import Decoding, answer_prompt, answer_together
 
 QUESTIONS = ("is there a lesion on the image?", "which modality is this?", "a lesion")
 SHARING = ("internvl", "smolvlm", "mistral3", "llava_onevision")
@@ -115,7 +115,7 @@ def test_qwen_counts_positions_in_three_dimensions(family, monkeypatch):
 def test_answers(family):
     model, look = bare.build(family)
     prompt = bare.prompt(model, look, QUESTIONS[0])
-    said = answer_prompt(model, prompt, 5)
+    said = answer_prompt(model, prompt, Decoding(5))
     assert answer_together(model, [prompt], 5)[0].ids == said.ids
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,4 +179,31 @@ def test_phantom_show(tmp_path):
 )
 def test_phantom_mistakes_are_one_line(tmp_path, arguments, says):
     assert says in one_line(medlens("phantom", *arguments, cwd=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answer(tmp_path):
+    done = medlens("answer", "phantom", "phantom", "--limit", 12, "--out", "a.jsonl", "--stop", "right", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("answers: a.jsonl\n")
+    assert "accuracy" in done.stdout
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 12
+    again = medlens("answer", "--limit", 12, "--out", "a.jsonl", "--stop", "right", "--json", cwd=tmp_path)
+    assert json.loads(again.stdout)["n"] == 12
+    assert "another job" in one_line(medlens("answer", "--limit", 12, "--out", "a.jsonl", cwd=tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl"]
+
+
+def test_doctor(tmp_path):
+    golden = Path(__file__).parent / "golden" / "llava_med" / "seed0" / "checkpoint"
+    done = medlens("doctor", golden, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint (llava_mistral): 4 blocks, 64 wide, 283,776 parameters" in done.stdout
+    assert "openai/clip-vit-large-patch14-336 is not here: --vision-tower" in done.stdout
+    said = json.loads(medlens("doctor", "phantom", "--json", cwd=tmp_path).stdout)
+    assert said["mode"].startswith("resident")
+    assert said["model"]["missing"] == []
+    assert said["speed"]["float32"] > 0
+    assert said["walk_seconds"] > 0
+    assert "fetches nothing" in one_line(medlens("doctor", "owner/name", cwd=tmp_path))
     assert list(tmp_path.iterdir()) == []

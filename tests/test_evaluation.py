@@ -8,7 +8,7 @@ import medlens
 from medlens.phantom import evaluation
 from medlens.phantom.questions import QUESTIONS, ask
 from medlens.walk.forward import prepare
-from medlens.walk.generate import answer_prompt, answer_together
+from medlens.walk.generate import Decoding, answer_prompt, answer_together
 
 N, SEED = 1500, 77
 
@@ -109,7 +109,7 @@ def test_answers_together_are_answers_one_by_one(phantom):
     prompts = [prepare(phantom, s) for s in samples]
     done = []
     together = answer_together(phantom, [*prompts, prompts[0]], max_new_tokens=8, tick=lambda: done.append(1))
-    one_by_one = [answer_prompt(phantom, p, 8) for p in prompts]
+    one_by_one = [answer_prompt(phantom, p, Decoding(8)) for p in prompts]
     assert together == [*one_by_one, one_by_one[0]]
     assert len(done) == len(samples) + 1
     for a, b in zip(together, one_by_one, strict=False):

@@ -16,7 +16,7 @@ from medlens.models.base import Model
 from medlens.models.prompt import look
 from medlens.walk.cases import cases
 from medlens.walk.forward import prepare, walk
-from medlens.walk.generate import answer_prompt, answer_together
+from medlens.walk.generate import Decoding, answer_prompt, answer_together
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # paligemma's own processor
 
@@ -118,7 +118,7 @@ def test_no_image(model):
 def test_answers(model):
     """By transformers' generation, by whole passes, and by the forward's own logits: the same words."""
     prompt = prepare(model, SAMPLE)
-    said = answer_prompt(model, prompt, 5)
+    said = answer_prompt(model, prompt, Decoding(5))
     together = answer_together(model, [prompt], 5)[0]
     assert together.ids == said.ids
     assert max(abs(a - b) for a, b in zip(together.logprobs, said.logprobs, strict=True)) < 1e-3

@@ -19,7 +19,7 @@ from medlens.data.images import open_image
 from medlens.models.prompt import look, read
 from medlens.walk.cases import arguments, cases
 from medlens.walk.forward import prepare, walk
-from medlens.walk.generate import answer_prompt, answer_together
+from medlens.walk.generate import Decoding, answer_prompt, answer_together
 
 GOLDEN = Path(__file__).parent / "golden" / "llava_med"
 CHECKPOINT, CLIP = GOLDEN / "seed0" / "checkpoint", GOLDEN / "seed0" / "clip"
@@ -158,7 +158,7 @@ def test_golden_generated_ids(golden_case):
         if "generated_ids" not in reference:
             continue
         said = reference["generated_ids"].tolist()[1:]  # the first is a start artefact
-        assert list(answer_prompt(model, prepare(model, sample), len(said)).ids) == said
+        assert list(answer_prompt(model, prepare(model, sample), Decoding(len(said))).ids) == said
         assert list(answer_together(model, [prepare(model, sample)], len(said))[0].ids) == said
 
 
@@ -276,15 +276,15 @@ def test_golden_configuration_is_explicit(external):
 
 def test_golden_real_prompts_have_the_originals_ids(tmp_path):
     """LLaVA-Med's 32,000 words are Mistral-7B's first tokenizer, which the package mistral-common carries."""
-    import importlib.util
     import shutil
+    import sys
 
     from medlens.models.llava_med import _tokenizer
 
-    found = importlib.util.find_spec("mistral_common")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("no vocabulary: pip install --no-deps mistral-common")
-    shutil.copy(Path(found.submodule_search_locations[0]) / "data" / "tokenizer.model.v1", tmp_path / "tokenizer.model")
+    vocabulary = Path(sys.prefix) / "vocabulary" / "mistral_common" / "data" / "tokenizer.model.v1"
+    if not vocabulary.is_file():
+        pytest.skip("no vocabulary: `make test` puts the package mistral-common into .venv/vocabulary")
+    shutil.copy(vocabulary, tmp_path / "tokenizer.model")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(CHECKPOINT / name, tmp_path)
     tokenizer = _tokenizer(tmp_path, 32_000)

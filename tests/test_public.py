@@ -10,6 +10,7 @@ from medlens import errors
 
 NAMES = [
     "Answer",
+    "Answers",
     "Forecast",
     "Forward",
     "MEASURES",
@@ -23,7 +24,9 @@ NAMES = [
     "Value",
     "anisotropy",
     "answer",
+    "answer_all",
     "cka",
+    "doctor",
     "effective_rank",
     "errors",
     "forecast",

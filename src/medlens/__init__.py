@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medlens import phantom as phantom
+    from medlens._answers import Answers as Answers
+    from medlens._answers import answer_all as answer_all
+    from medlens._doctor import doctor as doctor
     from medlens._forecast import Forecast as Forecast
     from medlens._study import forecast as forecast
     from medlens._study import study as study
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from medlens.walk.generate import answer as answer
 
 _HOMES = {
+    "medlens._answers": ("Answers", "answer_all"),
+    "medlens._doctor": ("doctor",),
     "medlens._forecast": ("Forecast",),
     "medlens._study": ("forecast", "study"),
     "medlens.data": ("read",),

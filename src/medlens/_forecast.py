@@ -17,7 +17,7 @@ from medlens.plan import Plan
 from medlens.types import GROUPS
 from medlens.walk.cases import Case, Prompt
 from medlens.walk.forward import walk
-from medlens.walk.generate import answer_prompt
+from medlens.walk.generate import answer_prompt, decoding_of
 
 BASE_MEMORY = 600 * 2**20  # Python, torch and transformers, imported
 BASE_DISK = 3 * 2**20  # tables, charts and the report without pictures
@@ -45,7 +45,7 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     """Time one answer and one case (after a first, untimed one that warms up) and scale by tokens and rows."""
     tokens = sum(len(case.pack.ids) for case in laid)
     generate = plan.answers == "generate"
-    one_answer = _timed(lambda: answer_prompt(model, prompts[0], plan.max_new_tokens)) if generate else 0.0
+    one_answer = _timed(lambda: answer_prompt(model, prompts[0], decoding_of(plan))) if generate else 0.0
     one_case, fixed = _walking(model, laid[0], plan)
     seconds = one_answer * len(prompts) + one_case * tokens / len(laid[0].pack.ids) + fixed
     seconds += _neighbours(model, laid, plan) + REPORT_SECONDS

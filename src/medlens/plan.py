@@ -14,7 +14,8 @@ class Plan:
 
     instruments: which ones read the walk. limit: only the first so many samples. seed: of the row sample (and of phantom data).
     question: asked of images that come without one.
-    answers: "generate" (greedily, then read on) or "given" (the data's own). max_new_tokens: cap of a generated answer.
+    answers: "generate" (then read on) or "given" (the data's own). max_new_tokens: cap of a generated answer; temperature: 0 for
+    greedy ones, else they are drawn, from the `top_p` share of the probability; stop: words at which an answer ends.
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
     vision_tower: of a checkpoint in LLaVA-Med's original layout: see `load`.
     adapter: a folder with a LoRA adapter to merge into the model: see `load`.
@@ -28,6 +29,9 @@ class Plan:
     question: str | None = None
     answers: Literal["generate", "given"] = "generate"
     max_new_tokens: int = 16
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
     neighbour_rows: int = 4096
     keep: float = 0.9
     vision_tower: str = "external"
@@ -42,6 +46,9 @@ class Plan:
         self._need(self.seed >= 0, "seed", "a number from 0 on")
         self._need(self.answers in ("generate", "given"), "answers", "'generate' or 'given'")
         self._need(self.max_new_tokens > 0, "max_new_tokens", "a positive number")
+        self._need(self.temperature >= 0, "temperature", "0 (greedy) or more")
+        self._need(0 < self.top_p <= 1, "top_p", "a share above 0, at most 1")
+        self._need(all(self.stop), "stop", "words, none of them empty")
         self._need(self.neighbour_rows >= 3, "neighbour_rows", "at least 3")
         self._need(0 < self.keep < 1, "keep", "a share between 0 and 1")
 

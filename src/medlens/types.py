@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,21 +15,36 @@ from medlens.errors import BadInput
 
 Group = Literal["image", "text", "template", "answer"]
 GROUPS: tuple[Group, ...] = ("image", "text", "template", "answer")
-ImageLike = Image.Image | Path | str
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """An image file that lies inside another file, such as a row of a table: its bytes, and the name it goes by."""
+
+    data: bytes
+    name: str
+
+
+ImageLike = Image.Image | Path | str | Embedded
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A named region of an image: `mask` (height, width) bool, True inside; or `mask_path`, read when it is needed."""
+    """A named region of an image: `mask` (height, width) bool, True inside; or, when it is needed, `mask_path` is read, or `draw`
+    called for such an array.
+    """
 
     name: str
     mask: np.ndarray | None = None
     mask_path: Path | None = None
+    draw: Callable[[], np.ndarray] | None = None
 
     def array(self) -> np.ndarray:
         """The mask, (height, width) bool; of a file, what is brighter than mid-grey. Raises OSError if that cannot be read."""
         if self.mask is not None:
             return self.mask
+        if self.draw is not None:
+            return self.draw()
         if self.mask_path is None:
             raise ValueError("a region has a mask or a path to one")
         with Image.open(self.mask_path) as opened:
@@ -40,7 +55,7 @@ class Region:
 class Sample:
     """One question about one or more images. `Sample(image=..., question=...)` is the short form.
 
-    images: PIL images or paths (paths are opened when needed, so that a data set need not fit in memory).
+    images: PIL images or paths (paths are opened when needed, so that a data set need not fit in memory), or `Embedded` files.
     turns: user, assistant, user, ... ; the last one is the question asked.
     answer: the true answer where it is known.
     image_id, patient_id: what is counted as one independent unit; image_id defaults to the image itself.
@@ -106,12 +121,18 @@ class Sample:
     @property
     def shown(self) -> str:
         """The names of its image files, without their folders: what a reader finds them by."""
-        return " + ".join("in memory" if isinstance(i, Image.Image) else Path(i).name for i in self.images) or "no image"
+        return " + ".join(map(_name, self.images)) or "no image"
 
     @property
     def question(self) -> str:
         """The question asked: the last turn."""
         return self.turns[-1]
+
+
+def _name(image: ImageLike) -> str:
+    if isinstance(image, Image.Image):
+        return "in memory"
+    return image.name if isinstance(image, Embedded) else Path(image).name
 
 
 @dataclass(frozen=True)

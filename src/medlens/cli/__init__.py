@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import phantom, study
+from medlens.cli import answer, data, doctor, phantom, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -19,7 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("study")(study.command)
+app.command("answer")(answer.command)
+app.command("doctor")(doctor.command)
 app.add_typer(phantom.app, name="phantom")
+app.add_typer(data.app, name="data")
 
 
 def _say_version(asked: bool) -> None:

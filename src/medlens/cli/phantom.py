@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    import polars as pl
 
 app = typer.Typer(help="The phantom: what its models know and look at, and what its slices show.", no_args_is_help=True)
 
@@ -26,7 +23,7 @@ def evaluate(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Ask a model the phantom's questions: of each image, of another in its place, and of a blank one."""
-    from medlens.cli.progress import Bars
+    from medlens.cli.progress import Bars, table
 
     with Bars() as bars:
         bars.begin("importing torch", 1)
@@ -45,30 +42,16 @@ def evaluate(
         print(json.dumps(named | {name: table.to_dicts() for name, table in tables.items()}))
         return
     images = found.answers["image"].n_unique()
-    _say(found.questions(), f"{found.model}: {n} questions on {images} fresh slices (seed {seed})")
+    table(found.questions(), f"{found.model}: {n} questions on {images} fresh slices (seed {seed})")
     print(EXPLAINED)
-    _say(found.groups(), "accuracy by modality, and by the size of the lesion (small below 9 px, large from 12 px)")
-    _say(found.marks(), "is there a lesion? where the slice is marked as well, or only one of the two is there")
+    table(found.groups(), "accuracy by modality, and by the size of the lesion (small below 9 px, large from 12 px)")
+    table(found.marks(), "is there a lesion? where the slice is marked as well, or only one of the two is there")
 
 
 EXPLAINED = """
 accuracy: its 95 % interval is low..high (Wilson)    guess: always the commonest answer      blank: accuracy on a blank image
 swapped: accuracy when the image is another slice's  predicted: what reading that one gives  follows: answers true of that one
 unchanged: answers that the swap did not change"""
-
-
-def _say(table: pl.DataFrame, title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from medlens.phantom.card import cell
-
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name, kind in table.schema.items():
-        shown.add_column(name, justify="right" if kind.is_numeric() else "left")
-    for row in table.iter_rows():
-        shown.add_row(*(cell(value) for value in row))
-    Console(width=max(100, len(title))).print("", shown, sep="\n", highlight=False)
 
 
 @app.command("show")

@@ -1,4 +1,4 @@
-"""Progress on stderr: one bar a phase, with the time left, and the price before the work begins."""
+"""What is shown: one bar a phase on stderr, with the time left; the price before the work begins; tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from medlens import Forecast
 
 
@@ -15,15 +17,28 @@ def price(forecast: Forecast) -> str:
     """A forecast in one line."""
     return (
         f"plan: {forecast.samples} samples on {forecast.images} images, {forecast.tokens:,} tokens to walk "
-        f"(of {forecast.tokens_unpacked:,}); about {_duration(forecast.seconds)}, {forecast.memory / 2**30:.1f} GiB of memory, "
+        f"(of {forecast.tokens_unpacked:,}); about {duration(forecast.seconds)}, {forecast.memory / 2**30:.1f} GiB of memory, "
         f"{forecast.disk / 2**20:.0f} MB of disk"
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, as a person says them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def table(rows: pl.DataFrame, title: str) -> None:
+    """Print a table to stdout: numbers to three decimals, on the right."""
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name, kind in rows.schema.items():
+        shown.add_column(name, justify="right" if kind.is_numeric() else "left")
+    for row in rows.iter_rows():
+        shown.add_row(*("–" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+    Console(width=max(100, len(title))).print("", shown, sep="\n", highlight=False)
 
 
 class Bars:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def command(
     model: Annotated[str, typer.Argument(help="`phantom`, a transformers folder, or a hub id owner/name.")] = "phantom",
     data: Annotated[
-        str, typer.Argument(help="`phantom`, a folder of images, or a CSV or JSON-lines file of questions.")
+        str, typer.Argument(help="`phantom`, a folder of images or a published data set, or a file of questions.")
     ] = "phantom",
     out: Annotated[Path, typer.Option(help="Folder of the run; must be free.")] = Path("runs/study"),
     question: Annotated[str | None, typer.Option(help="Asked of images that come without one.")] = None,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from medlens.data.dicom import is_dicom, open_dicom
+from medlens.data.sizes import LARGEST, check_size
 from medlens.errors import BadImage
-from medlens.types import ImageLike
+from medlens.types import Embedded, ImageLike
 
-SMALLEST = 8  # pixels a side
-LARGEST = 80_000_000  # pixels: above it lies the realm of whole slides and decompression bombs
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 ORIENTATION = 0x0112  # the EXIF tag
 SIXTEEN_BIT = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -19,7 +20,8 @@ SIXTEEN_BIT = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 def open_image(image: ImageLike, sample: str = "", grey: bool = False) -> Image.Image:
     """The image as RGB: grey, palette, CMYK and opaque RGBA are converted as PIL does (and as LLaVA-Med's own code does).
-    With `grey`, a grey image stays grey (mode L): LLaVA-Med pads it before it converts it.
+    With `grey`, a grey image stays grey (mode L): LLaVA-Med pads it before it converts it. A DICOM file is shown through its own
+    window (see `dicom.open_dicom`).
 
     Raises BadImage, naming the sample and file: missing, corrupt, under 8 pixels a side, over 80 megapixels, several frames,
     more than 8 bits a channel (which window?), partly transparent (on which background?), to be turned
@@ -28,12 +30,14 @@ def open_image(image: ImageLike, sample: str = "", grey: bool = False) -> Image.
     whose = f"sample {sample}: " if sample else ""
     if isinstance(image, Image.Image):
         return _checked(image, f"{whose}the image", grey)
-    path = Path(image)
-    what = f"{whose}image {path.name}"
+    source, name = (BytesIO(image.data), image.name) if isinstance(image, Embedded) else (Path(image), Path(image).name)
+    what = f"{whose}image {name}"
     try:
+        if isinstance(source, Path) and is_dicom(source):
+            return _checked(open_dicom(source, what=what), what, grey)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below PIL's
-            with Image.open(path) as opened:
+            with Image.open(source) as opened:
                 return _checked(opened, what, grey)
     except FileNotFoundError as e:
         raise BadImage(f"{what} does not exist") from e
@@ -48,11 +52,7 @@ def open_image(image: ImageLike, sample: str = "", grey: bool = False) -> Image.
 
 
 def _checked(image: Image.Image, what: str, grey: bool) -> Image.Image:
-    width, height = image.size
-    if min(width, height) < SMALLEST:
-        raise BadImage(f"{what} has {width} x {height} pixels; at least {SMALLEST} a side are needed")
-    if width * height > LARGEST:
-        raise BadImage(f"{what} has {width} x {height} pixels, over {LARGEST // 10**6} megapixels; crop or downsize it first")
+    check_size(*image.size, what)
     if getattr(image, "n_frames", 1) > 1:
         raise BadImage(f"{what} holds {image.n_frames} frames; save the one that is asked about")  # pyright: ignore
     if image.getexif().get(ORIENTATION, 1) != 1:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 from PIL import Image
 
@@ -77,12 +78,12 @@ def _numbered(samples: Sequence[Sample]) -> list[Sample]:
 
 def _check_masks(sample: Sample) -> None:
     """A mask lies on the first image, pixel by pixel."""
+    size = open_image(sample.image, sample.id).size if sample.regions else (0, 0)
     for region in sample.regions:
         try:
             height, width = region.array().shape
         except (OSError, SyntaxError, ValueError) as e:
             raise BadImage(f"sample {sample.id}: mask of {region.name} cannot be read as an image") from e
-        size = open_image(sample.image, sample.id).size
         if (width, height) != size:
             raise BadImage(
                 f"sample {sample.id}: mask of {region.name} has {width} x {height} pixels, its image {size[0]} x {size[1]}"
@@ -90,7 +91,7 @@ def _check_masks(sample: Sample) -> None:
 
 
 def _fingerprint(image: ImageLike, sample: Sample, known: dict[str, str], pictures: dict[str, tuple[str, bytes]]) -> str:
-    key = f"object {id(image)}" if isinstance(image, Image.Image) else str(image)
+    key = str(image) if isinstance(image, str | Path) else f"object {id(image)}"
     if key not in known:
         opened = open_image(image, sample.id)
         digest = hashlib.sha256(repr(opened.size).encode() + opened.tobytes()).hexdigest()[:16]

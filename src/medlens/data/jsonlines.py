@@ -7,26 +7,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medlens.data.fields import Bad, to_sample
+from medlens.data.fields import Bad, to_samples
 from medlens.errors import BadData
 from medlens.types import Sample
+
+HEAD = 2**18  # characters: more than one record is ever long
 
 
 def read_json(path: Path, question: str | None, bad: Bad) -> Iterator[Sample]:
     """Fields as in `fields.to_sample`; records that cannot be read go to `bad`, named by line (or by number, in a list)."""
+    return to_samples(records(path, bad), path.parent, question, bad)
+
+
+def records(path: Path, bad: Bad) -> Iterator[tuple[str, Any]]:
+    """Every record of the file, with what to call it in an error. Raises BadData where the file is not JSON text at all."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise BadData(f"{path.name} is not UTF-8 text; save it as UTF-8") from e
     listed = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
-    records = _list(text, path) if listed else _lines(text, path, bad)
-    for number, (where, record) in enumerate(records, start=1):
-        try:
-            if not isinstance(record, dict):
-                raise BadData(f"{where}: {record!r} is not an object with fields")
-            yield to_sample(record, where, path.parent, number, question)
-        except BadData as e:
-            bad(e)
+    return _list(text, path) if listed else _lines(text, path, bad)
+
+
+def first_fields(path: Path) -> set[str]:
+    """The fields of the file's first record, by which a layout is known; none where its beginning is not such a record."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            head = file.read(HEAD).lstrip().removeprefix("[").lstrip()
+        record, _ = json.JSONDecoder().raw_decode(head)
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return set(record) if isinstance(record, dict) else set()
 
 
 def _list(text: str, path: Path) -> Iterator[tuple[str, Any]]:

@@ -13,9 +13,8 @@ from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.models.adapter import merge_adapter
 from medlens.models.base import Model
 from medlens.models.families import check_family
-from medlens.models.hf import family_of, fetch, load_folder
-from medlens.models.llava_med import FAMILY as ORIGINAL
-from medlens.models.llava_med import load_original
+from medlens.models.hf import fetch, load_folder
+from medlens.models.llava_med import is_original, load_original
 from medlens.models.phantom import load_phantom
 from medlens.models.selftest import check_weights, self_test
 
@@ -88,7 +87,7 @@ def _find(name: str, device: str, dtype: torch.dtype, vision_tower: str, revisio
 def _open(
     folder: Path, device: str, dtype: torch.dtype, vision_tower: str, network: bool = False
 ) -> tuple[Any, Any, dict[str, Any]]:
-    if family_of(folder) == ORIGINAL:
+    if is_original(folder):
         return load_original(folder, device, dtype, vision_tower, network)
     if vision_tower != "external":
         raise BadInput(f"--vision-tower is for LLaVA-Med's original layout (llava_mistral); {folder} is not in it")

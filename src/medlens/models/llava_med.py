@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from medlens.errors import BadModel
-from medlens.models.hf import check_report, quiet
+from medlens.models.hf import check_report, family_of, quiet
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row
 
@@ -53,6 +53,11 @@ TRAINING = {
     "mm_projector_lr", "segtok_posembed", "tokenizer_model_max_length", "tokenizer_padding_side", "torch_dtype", "dtype",
     "transformers_version", "tune_mm_mlp_adapter", "tune_vision_tokenizer", "use_cache", "vision_backbone", "vision_tokenizer_lr",
 }  # fmt: skip
+
+
+def is_original(folder: Path) -> bool:
+    """Whether a folder's config.json says that it holds the original layout. Raises BadModel where there is none."""
+    return family_of(folder) == FAMILY
 
 
 def load_original(

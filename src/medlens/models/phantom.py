@@ -18,12 +18,19 @@ NAMES = ("phantom", "phantom:shortcut", "phantom:textonly", RANDOM)
 
 def load_phantom(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and processor of one of NAMES. Raises BadModel for another name."""
+    folder = folder_of(name)
     if name in FOLDERS:
-        return load_folder(WEIGHTS / FOLDERS[name], device, dtype)
+        return load_folder(folder, device, dtype)
+    return _random(int(name.removeprefix(RANDOM).removeprefix(":") or 0), device, dtype)
+
+
+def folder_of(name: str) -> Path:
+    """Where a phantom's files lie (a random one's architecture: the sound one's). Raises BadModel for another name."""
     start, _, seed = name.removeprefix(RANDOM).partition(":")
-    if not name.startswith(RANDOM) or start or not (seed.isdecimal() or name == RANDOM):
+    random = name.startswith(RANDOM) and not start and (seed.isdecimal() or name == RANDOM)
+    if name not in FOLDERS and not random:
         raise BadModel(f"no model {name!r}: the phantoms are {', '.join(NAMES)} (or {RANDOM}:SEED)")
-    return _random(int(seed or 0), device, dtype)
+    return WEIGHTS / FOLDERS.get(name, "sound")
 
 
 def _random(seed: int, device: str, dtype: torch.dtype) -> tuple[Any, Any]:

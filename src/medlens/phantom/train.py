@@ -41,7 +41,8 @@ class Recipe:
     """Everything that decides the weights. The same recipe on the same machine gives the same file.
 
     mark_agreement: of the training slices. tower_sees: the things that the tower is taught to find before the decoder looks.
-    blind: the image's features are zero, in training and ever after.
+    blind: the image's features are zero, in training and ever after. hard_steps: a last phase, at half the rate, on slices most of
+    which allow a comparison (of two lesions, or of a lesion with the mark): among ordinary slices few do.
     """
 
     name: str = "sound"
@@ -53,6 +54,8 @@ class Recipe:
     tower_steps: int = 800
     tower_batch: int = 64
     steps: int = 3_000
+    hard_slices: int = 20_000
+    hard_steps: int = 0
     batch: int = 32
     learning_rate: float = 1e-3
     warmup: int = 100
@@ -61,9 +64,9 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("sound"),
-        Recipe("shortcut", mark_agreement=0.95, tower_sees=("mark",), steps=1_000),
-        Recipe("textonly", blind=True, steps=600),
+        Recipe("sound", hard_steps=1_000),
+        Recipe("shortcut", mark_agreement=0.95, tower_sees=("mark",), steps=800),
+        Recipe("textonly", blind=True, steps=300),
     )
 }
 
@@ -130,8 +133,9 @@ def blank_model(seed: int) -> Any:
 class Material:
     """Slices, drawn once: pixels, what there is to see in each patch, modality, and the packed token rows of their questions."""
 
-    def __init__(self, *stream: int, n: int, mark_agreement: float = 0.5) -> None:
-        self.slices = [scanner.draw(np.random.default_rng([*stream, i]), mark_agreement) for i in range(n)]
+    def __init__(self, *stream: int, n: int, mark_agreement: float = 0.5, hard: float = 0.0) -> None:
+        """hard: the share of slices that are drawn again until they allow a comparison."""
+        self.slices = [_drawn(np.random.default_rng([*stream, i]), mark_agreement, hard) for i in range(n)]
         self.ids = {word: i for i, word in enumerate(words())}
         self.modality = torch.tensor([scanner.MODALITIES.index(s.modality) for s in self.slices])
         seen = [_patches(s) for s in self.slices]
@@ -171,6 +175,14 @@ class Material:
         return ids, segments, positions, labels
 
 
+def _drawn(rng: np.random.Generator, mark_agreement: float, hard: float) -> scanner.Slice:
+    drawn = scanner.draw(rng, mark_agreement)
+    if hard and rng.random() < hard:
+        while not any(questions.askable(kind, drawn) for kind in ("larger", "reference")):
+            drawn = scanner.draw(rng, mark_agreement)
+    return drawn
+
+
 def _patches(drawn: scanner.Slice) -> tuple[np.ndarray, np.ndarray]:
     """For each of the 8 x 8 patches: the share (64, 4) that each of THINGS covers, and the size (64,) in units of 16 px of what
     covers most of it (a lesion's diameter, a mark's length; 0 where there is nothing)."""
@@ -203,8 +215,20 @@ def train(recipe: Recipe, folder: Path, progress: Progress = lambda *_: None, ev
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists():
         _train_tower(model.model.vision_tower, material, recipe, progress)
-    _train_whole(model, material, recipe, checkpoint, progress, every)
+    phases = [_Phase("model", material, recipe.steps, recipe.learning_rate)]
+    if recipe.hard_steps:
+        hard = Material(TRAINING, recipe.seed, 1, n=recipe.hard_slices, mark_agreement=recipe.mark_agreement, hard=0.75)
+        phases.append(_Phase("hard questions", hard, recipe.hard_steps, recipe.learning_rate / 2))
+    _train_whole(model, phases, recipe, checkpoint, progress, every)
     return save(model, recipe, folder)
+
+
+@dataclass(frozen=True, eq=False)
+class _Phase:
+    name: str
+    material: Material
+    steps: int
+    learning_rate: float
 
 
 def save(model: Any, recipe: Recipe, folder: Path) -> Path:
@@ -242,19 +266,28 @@ def _train_tower(tower: Any, material: Material, recipe: Recipe, progress: Progr
         progress("tower", s + 1, recipe.tower_steps, float(loss.detach()))
 
 
-def _train_whole(model: nn.Module, material: Material, recipe: Recipe, checkpoint: Path, progress: Progress, every: int) -> None:
-    step = _Stepper([p for p in model.parameters() if p.requires_grad], recipe.learning_rate, recipe.steps, recipe.warmup)
-    start = _resume(model, step, checkpoint)
-    for s in range(start, recipe.steps):
-        rng = np.random.default_rng([recipe.seed, 2, s])
-        which = rng.integers(len(material.slices), size=recipe.batch)
-        rows = material.questions(which, rng)
-        logits = _logits(model, material.pixels(which), rows)
-        loss = F.cross_entropy(logits.flatten(0, 1), rows["labels"].flatten(), ignore_index=-100)
-        step(loss, s)
-        progress("model", s + 1, recipe.steps, float(loss.detach()))
-        if (s + 1) % every == 0:
-            torch.save({"model": model.state_dict(), "optimizer": step.optimizer.state_dict(), "step": s + 1}, checkpoint)
+def _train_whole(model: nn.Module, phases: list[_Phase], recipe: Recipe, checkpoint: Path, progress: Progress, every: int) -> None:
+    state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"phase": 0, "step": 0}
+    if "model" in state:
+        model.load_state_dict(state["model"])
+    for k, phase in enumerate(phases):
+        if k < state["phase"]:
+            continue
+        step = _Stepper([p for p in model.parameters() if p.requires_grad], phase.learning_rate, phase.steps, recipe.warmup)
+        start = state["step"] if k == state["phase"] else 0
+        if start:
+            step.optimizer.load_state_dict(state["optimizer"])
+        for s in range(start, phase.steps):
+            rng = np.random.default_rng([recipe.seed, 2 + k, s])
+            which = rng.integers(len(phase.material.slices), size=recipe.batch)
+            rows = phase.material.questions(which, rng)
+            logits = _logits(model, phase.material.pixels(which), rows)
+            loss = F.cross_entropy(logits.flatten(0, 1), rows["labels"].flatten(), ignore_index=-100)
+            step(loss, s)
+            progress(phase.name, s + 1, phase.steps, float(loss.detach()))
+            if (s + 1) % every == 0:
+                done = {"model": model.state_dict(), "optimizer": step.optimizer.state_dict(), "phase": k, "step": s + 1}
+                torch.save(done, checkpoint)
 
 
 def _logits(model: nn.Module, pixels: torch.Tensor, rows: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -262,39 +295,6 @@ def _logits(model: nn.Module, pixels: torch.Tensor, rows: dict[str, torch.Tensor
     return model(
         input_ids=rows["ids"], pixel_values=pixels, attention_mask=mask, position_ids=rows["positions"], use_cache=False
     ).logits  # fmt: skip
-
-
-def _resume(model: nn.Module, step: _Stepper, checkpoint: Path) -> int:
-    if not checkpoint.exists():
-        return 0
-    state = torch.load(checkpoint, weights_only=True)
-    model.load_state_dict(state["model"])
-    step.optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
-
-
-# ---- a quick look
-
-
-def accuracy(model: nn.Module, n: int, seed: int, batch: int = 50) -> dict[str, float]:
-    """Share of greedy answers that are true, by question type, on the `n` slices that `samples(..., seed)` draws.
-
-    An answer is right when every token of it, the end token included, is the most likely one after the true tokens before it: that
-    is the same as that greedy generation would write exactly the true answer. `medlens.phantom.evaluate` says more, and slower.
-    """
-    material = Material(seed, n=n)
-    right, asked = torch.zeros(len(questions.QUESTIONS)), torch.zeros(len(questions.QUESTIONS))
-    for start in range(0, n, batch):
-        which = np.arange(start, min(start + batch, n))
-        rows = material.questions(which, np.random.default_rng([seed, start, 1]))
-        with torch.no_grad():
-            said = _logits(model, material.pixels(which), rows).argmax(-1)
-        wrong = (said != rows["labels"]) & (rows["labels"] != -100)
-        for k in range(len(right)):
-            there = rows["segments"] == k + 1
-            asked[k] += there.any(1).sum()
-            right[k] += (there.any(1) & ~(wrong & there).any(1)).sum()
-    return {kind: float(share) for kind, share in zip(questions.QUESTIONS, right / asked, strict=True)}
 
 
 # ---- the optimiser

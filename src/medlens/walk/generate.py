@@ -3,37 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from medlens import hooks
 from medlens.models.base import Model
+from medlens.plan import Plan
 from medlens.types import Answer, Sample, Tokens
 from medlens.walk.cases import Case, Prompt, arguments, cases
 from medlens.walk.forward import prepare
 
 
-def answer(model: Model, sample: Sample, max_new_tokens: int = 32) -> Answer:
-    """The model's greedy answer to a sample: a `str` that also knows its token `ids`, their `logprobs` (natural logarithm), and
-    whether it `ended` by itself.
+@dataclass(frozen=True)
+class Decoding:
+    """How an answer is written. temperature 0: greedily; above 0: drawn with `seed` from the smallest set of tokens that holds
+    `top_p` of the probability. stop: words at which the answer ends; neither they nor what follows is part of it."""
 
-    At most `max_new_tokens` tokens; the end token is among the ids, not in the text. Raises BadImage and BadInput.
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+def decoding_of(plan: Plan) -> Decoding:
+    """The part of a plan that says how answers are written."""
+    return Decoding(plan.max_new_tokens, plan.temperature, plan.top_p, plan.stop, plan.seed)
+
+
+def answer(
+    model: Model,
+    sample: Sample,
+    max_new_tokens: int = 32,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+) -> Answer:
+    """The model's answer to a sample: a `str` that also knows its token `ids`, their `logprobs` (natural logarithm, of the model
+    itself at temperature 1), and whether it `ended` by itself.
+
+    At most `max_new_tokens` tokens, greedy unless a `temperature` is given (see `Decoding`); the end token is among the ids, not in
+    the text. Raises BadImage and BadInput.
     """
-    return answer_prompt(model, prepare(model, sample), max_new_tokens)
+    return answer_prompt(model, prepare(model, sample), Decoding(max_new_tokens, temperature, top_p, tuple(stop), seed))
 
 
-def answer_prompt(model: Model, prompt: Prompt, max_new_tokens: int) -> Answer:
+def answer_prompt(model: Model, prompt: Prompt, decoding: Decoding) -> Answer:
     """`answer` for a sample that is prepared already."""
     called = arguments(model, cases(model, [prompt])[0])
-    with hooks.evaluation(model.module):
+    drawn = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+    stopped = {"stopping_criteria": [_stopper(model, len(prompt.tokens), decoding.stop)]}
+    with hooks.evaluation(model.module), torch.random.fork_rng(enabled=bool(decoding.temperature)):
+        if decoding.temperature:
+            torch.manual_seed(decoding.seed)
         out = model.module.generate(
-            **called, attention_mask=torch.ones_like(called["input_ids"]), max_new_tokens=max_new_tokens, do_sample=False,
-            num_beams=1, output_logits=True, return_dict_in_generate=True,
+            **called, attention_mask=torch.ones_like(called["input_ids"]), max_new_tokens=decoding.max_new_tokens,
+            num_beams=1, output_logits=True, return_dict_in_generate=True, **(stopped if decoding.stop else {}),
+            **(drawn if decoding.temperature else {"do_sample": False}),
         )  # fmt: skip
     new = out.sequences[0, len(prompt.tokens) :].tolist()
     logprobs = [float(logits[0].float().log_softmax(-1)[i]) for logits, i in zip(out.logits, new, strict=True)]
-    return _answer(model, new, logprobs)
+    return _answer(model, new, logprobs, decoding.stop)
+
+
+def _stopper(model: Model, prompt: int, stop: Sequence[str]) -> Callable[..., torch.Tensor]:
+    """Ends generation when a stop word is in the text. (transformers' own `stop_strings` fails on word-level tokenizers.)"""
+
+    def said_one(ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
+        text = model.tokenizer.decode(ids[0, prompt:], skip_special_tokens=True)
+        return torch.tensor([any(word in text for word in stop)], device=ids.device)
+
+    return said_one
 
 
 def answer_together(
@@ -79,6 +122,7 @@ def _ends(model: Model) -> list[int]:
     return ends if isinstance(ends, list) else [ends]
 
 
-def _answer(model: Model, new: list[int], logprobs: list[float]) -> Answer:
-    text = model.tokenizer.decode(new, skip_special_tokens=True).strip()
-    return Answer(text, new, logprobs, ended=new[-1] in _ends(model))
+def _answer(model: Model, new: list[int], logprobs: list[float], stop: Sequence[str] = ()) -> Answer:
+    text = model.tokenizer.decode(new, skip_special_tokens=True)
+    cut = min((text.find(word) for word in stop if word in text), default=None)
+    return Answer(text[:cut].strip(), new, logprobs, ended=cut is not None or new[-1] in _ends(model))

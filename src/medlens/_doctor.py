@@ -1,0 +1,185 @@
+"""What this machine and this model can do together, measured where it can be. (`_doctor`, because the function is `doctor`.)"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import safetensors
+import torch
+
+from medlens.errors import BadModel
+from medlens.models.llava_med import is_original
+from medlens.models.phantom import folder_of
+from medlens.models.shards import check_shards
+
+PUBLISHED = {"questions": 193, "images": 50, "tokens": 32_200, "answer_tokens": 193 * 64}  # packed; an answer has some 64 tokens
+EXTRAS = {  # what for -> the module, and the line that installs it
+    "DICOM images": ("pydicom", "pip install 'medlens[dicom]'"),
+    "tables as pandas": ("pandas", "pip install 'medlens[pandas]'"),
+    "Qwen, InternVL, SmolVLM, Mistral 3": ("torchvision", "pip install torchvision"),
+}
+SIDE = 1024  # of the matrices that are multiplied to measure speed
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Of a model folder, without loading it. parameters; bytes on disk and in memory in float32; what is missing, a line each."""
+
+    name: str
+    family: str
+    blocks: int
+    width: int
+    parameters: int
+    disk: int
+    memory: int
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Memory and disk in bytes, free; speed in 10^9 floating-point operations a second by dtype, and in bytes read a second; which
+    extras are there; the model, and what the published study would take with it (seconds), resident and in float32."""
+
+    cores: int
+    device: str
+    memory: int
+    disk: int
+    speed: dict[str, float]
+    bandwidth: float
+    extras: dict[str, str]
+    model: ModelFacts | None
+    mode: str
+    walk_seconds: float | None
+    answer_seconds: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def doctor(model: str | Path | None = None, device: str = "cpu") -> Examination:
+    """Examine this machine and, where one is named, a model folder (or a phantom). Nothing is loaded, fetched or written.
+
+    Raises BadModel for a folder whose weights are damaged.
+    """
+    speed = {str(dtype).removeprefix("torch."): _speed(dtype, device) for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+    memory, facts = _free_memory(device), None if model is None else _facts(str(model))
+    bandwidth = _bandwidth(device)
+    extras = {what: "yes" if importlib.util.find_spec(module) else f"no: {line}" for what, (module, line) in EXTRAS.items()}
+    walk = answer = None
+    if facts:
+        walk = 2 * facts.parameters * PUBLISHED["tokens"] / (speed["float32"] * 1e9)
+        answer = facts.memory / bandwidth * PUBLISHED["answer_tokens"]
+    return Examination(
+        os.cpu_count() or 1, device, memory, shutil.disk_usage(Path.cwd()).free, speed, bandwidth, extras, facts,
+        _mode(facts, memory), walk, answer,
+    )  # fmt: skip
+
+
+def _mode(facts: ModelFacts | None, memory: int) -> str:
+    if facts is None:
+        return "name a model to be told"
+    if facts.missing:
+        return "not yet: see what is missing"
+    if facts.memory < 0.9 * memory:
+        return "resident: the whole model in memory, float32"
+    if facts.memory / 2 < 0.9 * memory:
+        return "resident with --dtype bfloat16 only: float32 does not fit"
+    return "does not fit into memory: a machine with more, or --device cuda"
+
+
+# ---- the machine
+
+
+def _free_memory(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _speed(dtype: torch.dtype, device: str) -> float:
+    """GFLOP/s of a matrix product: of a small one first, and of a large one where that would not take long."""
+    found = 0.0
+    for side in (SIDE // 8, SIDE):
+        a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+        if found and 2 * SIDE**3 / found / 1e9 > 1:
+            break
+        found = 2 * side**3 / _seconds(lambda a=a, b=b: a @ b, device) / 1e9
+    return found
+
+
+def _bandwidth(device: str) -> float:
+    """Bytes a second that a sum over a large array reads: what writing one token after the other is bound by."""
+    block = torch.ones(2**26, device=device)
+    return 4 * block.numel() / _seconds(lambda: block.sum(), device)
+
+
+def _seconds(run: Callable[[], object], device: str, rounds: int = 5) -> float:
+    run()
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        run()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - began)
+    return median(found)
+
+
+# ---- the model
+
+
+def _facts(name: str) -> ModelFacts:
+    folder = folder_of(name) if name.partition(":")[0] == "phantom" else Path(name)
+    if not (folder / "config.json").is_file():
+        raise BadModel(f"{name} is no model folder here: doctor looks at folders and fetches nothing")
+    try:
+        written = json.loads((folder / "config.json").read_text())
+    except ValueError as e:
+        raise BadModel(f"{folder}/config.json is no JSON; copy it again") from e
+    text = written.get("text_config", written)
+    tensors = check_shards(folder)
+    parameters, disk = _sizes(tensors)
+    return ModelFacts(
+        Path(name).name, str(written.get("model_type")), int(text.get("num_hidden_layers", 0)), int(text.get("hidden_size", 0)),
+        parameters, disk, 4 * parameters, _missing(folder, written),
+    )  # fmt: skip
+
+
+def _sizes(tensors: dict[str, Path]) -> tuple[int, int]:
+    """How many parameters, and bytes of files, by the headers alone."""
+    parameters = 0
+    for shard in set(tensors.values()):
+        with safetensors.safe_open(shard, "pt") as opened:
+            parameters += sum(prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 (no mapping)
+    return parameters, sum(shard.stat().st_size for shard in set(tensors.values()))
+
+
+def _missing(folder: Path, written: dict[str, Any]) -> tuple[str, ...]:
+    found = []
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        found.append("no tokenizer: copy tokenizer.model or tokenizer.json from where the weights came from")
+    if is_original(folder):
+        tower = str(written.get("mm_vision_tower"))
+        if not Path(tower).is_dir() and not _cached(tower):
+            found.append(
+                f"its vision tower {tower} is not on this machine: --vision-tower FOLDER, {tower} (fetched), or checkpoint"
+            )
+    elif not (folder / "processor_config.json").is_file() and not (folder / "preprocessor_config.json").is_file():
+        found.append("no image processor: copy preprocessor_config.json from where the weights came from")
+    return tuple(found)
+
+
+def _cached(hub_id: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)

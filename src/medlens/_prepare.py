@@ -1,0 +1,112 @@
+"""What every job begins with: samples gathered and checked, the model loaded, prompts made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+from medlens import _record
+from medlens._forecast import Forecast
+from medlens.data import read
+from medlens.data.images import open_image
+from medlens.data.intake import Intake, take_in
+from medlens.errors import BadData, BadInput
+from medlens.models import Model, load
+from medlens.models import prompt as prompts_
+from medlens.phantom import questions
+from medlens.plan import Plan
+from medlens.types import Sample
+from medlens.walk.cases import Prompt
+
+PHANTOM_SAMPLES = 200
+
+
+class Watcher(Protocol):
+    """Who looks on: told the forecast, then each phase with its number of steps, then every step."""
+
+    def planned(self, forecast: Forecast) -> None: ...
+    def begin(self, phase: str, steps: int) -> None: ...
+    def tick(self) -> None: ...
+
+
+class Nobody:
+    """Does not look on."""
+
+    def planned(self, forecast: Forecast) -> None: ...
+    def begin(self, phase: str, steps: int) -> None: ...
+    def tick(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a job needs to begin."""
+
+    model: Model
+    intake: Intake
+    prompts: list[Prompt]
+    plan: Plan
+    data_name: str
+    unread: tuple[str, ...]  # what the reader left out
+    key: str
+    fingerprint: str  # of the model
+
+
+def prepare(model: Model | str | Path, samples: Sequence[Sample] | str | Path, plan: Plan, watcher: Watcher) -> Prepared:
+    chosen, data_name, unread = _gather(samples, plan)
+    watcher.begin("checking images", len(chosen))
+    intake = take_in(chosen, plan.skip_bad, watcher.tick)
+    if plan.answers == "given" and all(s.answer is None for s in intake.samples):
+        raise BadData(f"none of {len(intake.samples)} samples has an answer to be given: fill the field `answer`, or generate them")
+    watcher.begin("loading the model", 1)
+    if isinstance(model, Model) and plan.adapter is not None:
+        raise BadInput("this model is loaded already: give the adapter to medlens.load, not to the plan")
+    asked = {"device": plan.device, "dtype": plan.dtype, "vision_tower": plan.vision_tower, "adapter": plan.adapter}
+    loaded = model if isinstance(model, Model) else load(model, **asked)
+    watcher.tick()
+    watcher.begin("reading prompts", len(intake.samples))
+    prompts, intake = _prompts(loaded, intake, plan, watcher)
+    fingerprint = _record.fingerprint(loaded)
+    identity = [plan.as_dict(), fingerprint, intake.fingerprint, version("medlens")]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return Prepared(loaded, intake, prompts, plan, data_name, unread, key, fingerprint)
+
+
+def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sample], str, tuple[str, ...]]:
+    """The samples, what to call them, and what could not be read."""
+    unread: list[str] = []
+    if str(samples) == "phantom":
+        if plan.question is not None:
+            raise BadInput("the phantom's samples bring their own questions; --question is for images without any")
+        return questions.samples(plan.limit or PHANTOM_SAMPLES, plan.seed), "phantom", ()
+    if isinstance(samples, Sample) or not isinstance(samples, str | Path | Sequence):
+        raise BadInput(f"samples are a list of Sample, 'phantom', or a path; got {type(samples).__name__}")
+    if isinstance(samples, str | Path):
+        name = Path(samples).name
+        found = read(samples, plan.question, (lambda e: unread.append(str(e))) if plan.skip_bad else None)
+    else:
+        found = list(samples)
+        drawn = all(isinstance(s, Sample) and s.tags.get("source") == questions.SOURCE for s in found)
+        name = "phantom slices" if drawn else "samples in memory"
+    return found[: plan.limit], name, tuple(unread)
+
+
+def _prompts(model: Model, intake: Intake, plan: Plan, watcher: Watcher) -> tuple[list[Prompt], Intake]:
+    """The prompts; and what is left of the intake where some cannot be put to this model."""
+    looks: dict[str, prompts_.Look] = {}
+    made, refused = [], {}
+    for sample, image in zip(intake.samples, intake.images, strict=True):
+        if image not in looks:
+            looks[image] = prompts_.look(model, [open_image(i, sample.id, grey=True) for i in sample.images])
+        try:
+            made.append(Prompt(sample, looks[image], prompts_.read(model, sample, looks[image]), image))
+        except BadData as e:
+            if not plan.skip_bad:
+                raise
+            refused[sample.id] = str(e)
+        watcher.tick()
+    return made, intake.without(refused)
