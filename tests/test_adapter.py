@@ -105,7 +105,7 @@ def test_modules_saved_whole_replace_the_models(base, tmp_path):
     "options", [{}, {"use_rslora": True}, {"init_lora_weights": "gaussian"}, {"modules_to_save": ["multi_modal_projector"]}]
 )
 def test_merged_as_peft_merges(base, tmp_path, options):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="no oracle: pip install peft")
     model = load()
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=r".*language_model.*\.(q_proj|v_proj|up_proj)", **options)
     tuned = peft.get_peft_model(model.module, config)

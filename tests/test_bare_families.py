@@ -89,6 +89,15 @@ def test_what_qwen3_adds_between_blocks_is_in_the_states():
     assert close(kept.states[3][0], out.hidden_states[3][0])
 
 
+def test_what_is_added_behind_the_last_block_is_in_the_last_state():
+    model, look = bare.build("qwen3_vl", num_hidden_layers=2)
+    prompt = bare.prompt(model, look, QUESTIONS[0])
+    out, entered = theirs(model, prompt)
+    kept = walked(model, cases(model, [prompt]))
+    assert close(kept.raw[0], entered[-1])
+    assert close(model.unembed(kept.normed[0]), out.logits[0])
+
+
 def test_without_what_is_added_the_walk_is_not_the_forward(monkeypatch):
     """Negative control."""
     model, look = bare.build("qwen3_vl")

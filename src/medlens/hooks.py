@@ -25,7 +25,7 @@ class Call:
 
 class _StandIn(nn.Module):
     """Stands where a block stood: writes down how it was called and hands on zeros, so that what enters the next one is what the
-    model itself adds to the state between the two (nothing, in most)."""
+    model itself adds to the state between the two. `entered` is None where that is nothing, as it is in most."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -40,7 +40,10 @@ class _StandIn(nn.Module):
             return getattr(self.__dict__["_block"][0], name)  # some decoders ask a block for its kind of attention
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self.entered, self.call = hidden, Call(args, kwargs)
+        self.call = Call(args, kwargs)
+        if not hidden.any():
+            return hidden  # the zeros of the one before: no need for as many of them as there are blocks
+        self.entered = hidden
         return torch.zeros_like(hidden)
 
 

@@ -41,7 +41,7 @@ def self_test(model: Model) -> dict[str, float]:
     seen, other = _run(model, dark), _run(model, light).logits
     with torch.no_grad():
         ours = model.unembed(model.norm(seen.entered[-1]))
-    expected = [left + added for left, added in zip(seen.left, seen.added, strict=True)]
+    expected = [left if added is None else left + added for left, added in zip(seen.left, seen.added, strict=True)]
     found = {
         "logits": _relative(ours, seen.logits),
         "hidden_states": max((_relative(a, b) for a, b in zip(seen.left[:-1], seen.states[1:-1], strict=True)), default=0.0),
@@ -66,7 +66,7 @@ class _Seen:
     attentions: list[Tensor]
     entered: list[Tensor]
     left: list[Tensor]
-    added: list[Tensor]
+    added: list[Tensor | None]
 
 
 def _run(model: Model, image: Image.Image) -> _Seen:
@@ -80,9 +80,10 @@ def _run(model: Model, image: Image.Image) -> _Seen:
     with hooks.evaluation(model.module), hooks.attention(model.module, "eager"):
         with hooks.inputs_of_each(parts) as entered, hooks.outputs_of_each(model.blocks) as left:
             out = model.module(**called, output_hidden_states=True, output_attentions=True)
-        with hooks.stand_ins(model.decoder) as standing, hooks.inputs_of_each([*standing, model.norm]) as added:
+        with hooks.stand_ins(model.decoder) as standing, hooks.inputs_of(model.norm) as into_norm:
             model.module(**called)
-    return _Seen(list(out.hidden_states), out.logits, list(out.attentions or ()), entered, left, added[1:])
+    added = [*(s.entered for s in standing[1:]), into_norm[-1]]
+    return _Seen(list(out.hidden_states), out.logits, list(out.attentions or ()), entered, left, added)
 
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:

@@ -77,10 +77,10 @@ def _enter(model: Model, case: Case) -> _Way:
     with hooks.stand_ins(model.decoder) as standing, hooks.inputs_of(model.norm) as into_norm:
         model.module(**arguments(model, case), use_cache=False, logits_to_keep=1)
     calls = [s.call for s in standing if s.call is not None]
-    state, *between = [*(s.entered for s in standing), into_norm[-1]]
+    state, *between = [*(s.entered for s in standing), into_norm[-1] if into_norm[-1].any() else None]
     if len(calls) != len(standing) or state is None:
         raise RuntimeError(f"{len(standing) - len(calls)} blocks were never called by {type(model.module).__name__}")
-    return _Way(state, calls, {b: added for b, added in enumerate(between) if added is not None and added.any()})
+    return _Way(state, calls, {b: added for b, added in enumerate(between) if added is not None})
 
 
 def _check(state: Tensor, case: Case, layer: int) -> None:
