@@ -153,7 +153,7 @@ def _parameter(module: Any, folder: Path, name: str, saved: list[str], tensor: T
     place, _, leaf = name.rpartition(".")
     modules = dict(module.named_modules())
     found = getattr(modules.get(_moved(place, modules) or ""), leaf, None)
-    if not any(place == s or place.endswith(f".{s}") or f".{s}." in f".{place}." for s in saved) or found is None:
+    if not any(f".{s}." in f".{place}." for s in saved) or found is None:
         raise BadModel(f"{folder}: the adapter holds {name}, which is neither LoRA nor of its modules_to_save; it cannot be merged")
     if found.shape != tensor.shape:
         raise BadModel(f"{folder}: {name} is {tuple(tensor.shape)} in the adapter and {tuple(found.shape)} in the model")

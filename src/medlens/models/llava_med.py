@@ -96,7 +96,7 @@ def _llava_config(written: dict[str, Any], vision: Any) -> Any:
     """Everything explicit: the defaults of MistralConfig are not Mistral-7B-Instruct-v0.2's."""
     from transformers import LlavaConfig, MistralConfig
 
-    special = {f"{name}_token_id": written.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    special: dict[str, Any] = {f"{name}_token_id": written.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
     return LlavaConfig(
         vision_config=vision,
         text_config=MistralConfig(
