@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Gemma2Config, LlamaConfig, Qwen2Config
+from transformers import CohereConfig, Gemma2Config, GemmaConfig, LlamaConfig, Qwen2Config, Qwen3Config, StableLmConfig
 
 import medlens
 from medlens import hooks
@@ -75,7 +75,17 @@ DECODERS = {
     "mistral": {},
     "mistral, window shorter than the prefix": {"sliding_window": 16},
     "llama": {"decoder": LlamaConfig},
+    "llama, whose code looks at no window": {"decoder": LlamaConfig, "sliding_window": 16},
+    "gemma": {"decoder": GemmaConfig},
+    "cohere": {"decoder": CohereConfig, "logit_scale": 1.0},
     "qwen2": {"decoder": Qwen2Config},
+    "qwen3": {"decoder": Qwen3Config},
+    "qwen2, the last layer with a window": {
+        "decoder": Qwen2Config,
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 2,
+    },
     "gemma2, every second layer with a window": {"decoder": Gemma2Config, "sliding_window": 16, "num_hidden_layers": 4},
 }
 
@@ -97,11 +107,17 @@ def test_packed_is_one_by_one(tiny_llava, decoder):
             assert close(kept.normed[case.image][rows], theirs.hidden_states[-1][0])
 
 
+def test_another_decoder_walks_one_by_one(tiny_llava):
+    """Its masks may be of a kind that is not known here."""
+    model = tiny_llava(decoder=StableLmConfig)
+    assert [len(c.prompts) for c in cases(model, [prepare(model, s) for s in SAMPLES[:3]])] == [1, 1, 1]
+
+
 def test_packed_without_the_mask_is_not(phantom, monkeypatch):
     """Negative control: were branches to see each other, or positions to run on, the comparison above would notice."""
     prompts = [prepare(phantom, s) for s in SAMPLES[:5]]
     laid = cases(phantom, prompts)
-    monkeypatch.setattr("medlens.walk.cases.visible", lambda s, p, w=None: p.new_ones(1, s.shape[1], s.shape[1]).tril() > 0)
+    monkeypatch.setattr("medlens.walk.cases.visible", lambda s, p, w=None, t=None: p.new_ones(1, s.shape[1], s.shape[1]).tril() > 0)
     kept = Keep()
     walk(phantom, laid, [kept])
     theirs = plain(phantom, SAMPLES[4]).hidden_states[-1][0]
@@ -204,6 +220,15 @@ def test_the_self_test_finds_a_model_whose_logits_are_not_what_we_read():
 
     model.module.register_forward_hook(scale)
     with pytest.raises(BadModel, match="failed its self-test: logits"):
+        load(model.module, model.processor)
+
+
+def test_the_self_test_finds_a_model_that_changes_states_between_blocks():
+    """Negative control: what is added there, the walk finds by stand-ins; anything else it could not."""
+    model = load("phantom")
+    assert model.checks["between_blocks"] == 0
+    model.blocks[3].register_forward_pre_hook(lambda _module, inputs: (0.5 * inputs[0], *inputs[1:]), prepend=True)
+    with pytest.raises(BadModel, match="failed its self-test: between_blocks"):
         load(model.module, model.processor)
 
 

@@ -63,7 +63,9 @@ def prepare(model: Model | str | Path, samples: Sequence[Sample] | str | Path, p
     if plan.answers == "given" and all(s.answer is None for s in intake.samples):
         raise BadData(f"none of {len(intake.samples)} samples has an answer to be given: fill the field `answer`, or generate them")
     watcher.begin("loading the model", 1)
-    asked = {"device": plan.device, "dtype": plan.dtype, "vision_tower": plan.vision_tower}
+    if isinstance(model, Model) and plan.adapter is not None:
+        raise BadInput("this model is loaded already: give the adapter to medlens.load, not to the plan")
+    asked = {"device": plan.device, "dtype": plan.dtype, "vision_tower": plan.vision_tower, "adapter": plan.adapter}
     loaded = model if isinstance(model, Model) else load(model, **asked)
     watcher.tick()
     watcher.begin("reading prompts", len(intake.samples))

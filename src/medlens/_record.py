@@ -127,8 +127,9 @@ def _flag(name: str, value: Any) -> str:
 
 
 def public_plan(plan: Plan) -> dict[str, Any]:
-    """The plan without the path in it."""
-    return plan.as_dict() | {"vision_tower": public_name(plan.vision_tower)}
+    """The plan without the paths in it."""
+    adapter = plan.adapter and public_name(plan.adapter)
+    return plan.as_dict() | {"vision_tower": public_name(plan.vision_tower), "adapter": adapter}
 
 
 def public_name(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ class Call:
 
 
 class _StandIn(nn.Module):
-    """Stands where a block stood: writes down how it was called and hands the hidden state on, unchanged."""
+    """Stands where a block stood: writes down how it was called and hands on zeros, so that what enters the next one is what the
+    model itself adds to the state between the two. `entered` is None where that is nothing, as it is in most."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -39,8 +40,11 @@ class _StandIn(nn.Module):
             return getattr(self.__dict__["_block"][0], name)  # some decoders ask a block for its kind of attention
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self.entered, self.call = hidden, Call(args, kwargs)
-        return hidden
+        self.call = Call(args, kwargs)
+        if not hidden.any():
+            return hidden  # the zeros of the one before: no need for as many of them as there are blocks
+        self.entered = hidden
+        return torch.zeros_like(hidden)
 
 
 @contextmanager
@@ -72,14 +76,22 @@ def outputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the first argument of every call of `module`."""
+def inputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the first argument of every call of the modules, in the order of the calls."""
     collected: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _module, inputs: collected.append(inputs[0]))
-    try:
+
+    def note(_module: nn.Module, inputs: Any) -> None:
+        collected.append(inputs[0])
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(note).remove)
         yield collected
-    finally:
-        handle.remove()
+
+
+def inputs_of(module: nn.Module) -> AbstractContextManager[list[Tensor]]:
+    """Collect the first argument of every call of `module`."""
+    return inputs_of_each([module])
 
 
 @contextmanager
@@ -98,13 +110,15 @@ def attentions_of(block: nn.Module) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def attention(module: Any, implementation: str) -> Iterator[None]:
-    """Run the model's decoder with another attention implementation ("eager" is the one that returns its weights)."""
-    before = module.config.get_text_config()._attn_implementation
-    module.set_attn_implementation(implementation)
+    """Run the model's decoder with another attention implementation ("eager" is the one that returns its weights). The vision tower
+    keeps its own, which may be another than the decoder's."""
+    decoder = module.get_decoder()
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation(implementation)
     try:
         yield
     finally:
-        module.set_attn_implementation(before)
+        decoder.set_attn_implementation(before)
 
 
 @contextmanager

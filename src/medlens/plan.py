@@ -18,6 +18,7 @@ class Plan:
     greedy ones, else they are drawn, from the `top_p` share of the probability; stop: words at which an answer ends.
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
     vision_tower: of a checkpoint in LLaVA-Med's original layout: see `load`.
+    adapter: a folder with a LoRA adapter to merge into the model: see `load`.
     device, dtype: where and in which float type the model runs, when `study` loads it.
     skip_bad: leave out samples that cannot be read, and list them, instead of stopping.
     """
@@ -34,6 +35,7 @@ class Plan:
     neighbour_rows: int = 4096
     keep: float = 0.9
     vision_tower: str = "external"
+    adapter: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
     skip_bad: bool = False

@@ -25,6 +25,7 @@ def command(
     vision_tower: Annotated[
         str, typer.Option(help="LLaVA-Med's original layout: `external`, `checkpoint`, or a folder.")
     ] = "external",
+    adapter: Annotated[str | None, typer.Option(help="Folder of a LoRA adapter, merged into the model.")] = None,
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read, and list them.")] = False,
@@ -37,7 +38,8 @@ def command(
 
     plan = Plan(
         limit=limit, seed=seed, question=question, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
-        stop=tuple(stop or ()), device=device, dtype=dtype, vision_tower=vision_tower, skip_bad=skip_bad,
+        stop=tuple(stop or ()), device=device, dtype=dtype, vision_tower=vision_tower, adapter=adapter,
+        skip_bad=skip_bad,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

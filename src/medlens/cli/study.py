@@ -27,6 +27,7 @@ def command(
     vision_tower: Annotated[
         str, typer.Option(help="LLaVA-Med's original layout: `external` (as its authors do), `checkpoint`, or a folder.")
     ] = "external",
+    adapter: Annotated[str | None, typer.Option(help="Folder of a LoRA adapter, merged into the model.")] = None,
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read, and list them.")] = False,
@@ -40,7 +41,7 @@ def command(
 
     plan = Plan(
         limit=limit, seed=seed, question=question, answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
-        skip_bad=skip_bad, vision_tower=vision_tower,
+        skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

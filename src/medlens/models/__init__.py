@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from medlens.errors import BadInput, BadModel
+from medlens.errors import BadInput, BadModel, MedlensError
+from medlens.models.adapter import merge_adapter
 from medlens.models.base import Model
+from medlens.models.families import check_family
 from medlens.models.hf import fetch, load_folder
 from medlens.models.llava_med import is_original, load_original
 from medlens.models.phantom import load_phantom
@@ -26,6 +28,7 @@ def load(
     device: str = "cpu",
     dtype: str = "float32",
     vision_tower: str | Path = "external",
+    adapter: str | Path | None = None,
     revision: str | None = None,
 ) -> Model:
     """Load a vision-language model and run its self-test.
@@ -36,7 +39,7 @@ def load(
 
     vision_tower: only for a checkpoint in LLaVA-Med's original layout: "external" (the tower that its config.json names, which is
     what the original code uses), "checkpoint" (the one inside it), or a folder or hub id. revision: of a hub id; the one that was
-    used stands in `Model.origin` in any case.
+    used stands in `Model.origin` in any case. adapter: a folder with a LoRA adapter as peft saves it, merged into the weights.
 
     Raises BadModel when it cannot be loaded (a part is missing, a weight is NaN) or fails the self-test; BadInput for arguments
     that make no sense.
@@ -49,9 +52,13 @@ def load(
             raise BadInput(f"a model is a name, a folder or a transformers model; got {type(model).__name__}")
         if processor is None:
             raise BadInput("a model object needs its processor: medlens.load(model, processor)")
+        if adapter is not None:
+            raise BadInput("an adapter is merged into a model that is loaded by its name, not into an object of yours")
         return _tested(Model(type(model).__name__, model.eval(), processor))
     name = str(model)
     module, processor, origin = _find(name, device, DTYPES[dtype], str(vision_tower), revision)
+    if adapter is not None:
+        origin = {**origin, "adapter": merge_adapter(module, Path(adapter))}
     return _tested(Model(name, module, processor, origin=origin))
 
 
@@ -88,5 +95,12 @@ def _open(
 
 
 def _tested(model: Model) -> Model:
+    check_family(model.name, model.module)
     check_weights(model)
-    return replace(model, checks=self_test(model))
+    try:
+        return replace(model, checks=self_test(model))
+    except MedlensError:
+        raise
+    except Exception as e:  # a family, or a processor, that is put together in a way that is not known here
+        said = next(iter(str(e).strip().splitlines()), "")[:200]
+        raise BadModel(f"{model.name}: {model.family} cannot be read: its self-test stopped with {type(e).__name__}: {said}") from e

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medlens.errors import BadModel
+from medlens.models.families import CAPPED
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +30,12 @@ class Model:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Model({self.name}: {self.module.config.model_type}, {self.depth} blocks, {self.width} wide)"
+        return f"Model({self.name}: {self.family}, {self.depth} blocks, {self.width} wide)"
+
+    @property
+    def family(self) -> str:
+        """As transformers names it: llava, gemma3, ..."""
+        return self.module.config.model_type
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -76,11 +82,21 @@ class Model:
 
     @property
     def image_token_id(self) -> int:
-        return self.module.config.image_token_id
+        """The id that stands for an image's features in the prompt. Raises BadModel for a family without one."""
+        found = getattr(self.module.config, "image_token_id", None)
+        if found is None:
+            raise BadModel(f"{self.name}: {self.family} has no image token in its prompts; this family cannot be read yet")
+        return found
 
     @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
+
+    @cached_property
+    def control_tokens(self) -> frozenset[str]:
+        """What must not stand among the user's words, because the tokenizer would read it as the template's."""
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        return frozenset(t for t in (*added, *self.tokenizer.all_special_tokens, self.processor.image_token) if t.strip())
 
     @property
     def device(self) -> torch.device:
@@ -96,5 +112,7 @@ class Model:
         return sum(p.numel() for p in self.module.parameters())
 
     def unembed(self, normed: Tensor) -> Tensor:
-        """Logits (..., V) of states after the final norm, by the model's own head."""
-        return self.head(normed)
+        """Logits (..., V) of states after the final norm, by the model's own head (and cap, where it has one)."""
+        logits = self.head(normed)
+        cap = getattr(self.text_config, "final_logit_softcapping", None) if self.family in CAPPED else None
+        return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -12,6 +12,7 @@ import torch
 
 from medlens.errors import BadModel
 from medlens.models.shards import check_shards
+from medlens.models.table import one_more_row, read_longer_table
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 FETCHED = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "vocab.txt", "merges.txt"]
@@ -21,7 +22,7 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 def load_folder(folder: Path, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and processor of a folder. Raises BadModel when a part is missing, broken, or not of the architecture it names."""
     _check_parts(folder)
-    return _from_pretrained(str(folder), device, dtype)
+    return _from_pretrained(str(folder), device, dtype, check_shards(folder))
 
 
 def fetch(name: str, revision: str | None = None) -> tuple[Path, str]:
@@ -37,15 +38,20 @@ def fetch(name: str, revision: str | None = None) -> tuple[Path, str]:
     return folder, folder.name
 
 
-def _check_parts(folder: Path) -> None:
-    """All that can be said of a folder without transformers, which would say it in many lines."""
+def family_of(folder: Path) -> str:
+    """The `model_type` of a folder's config.json. Raises BadModel where that is missing or none."""
     config = folder / "config.json"
     if not config.is_file():
         raise BadModel(f"{folder} holds no config.json: it is not a transformers model folder")
     try:
-        family = json.loads(config.read_text())["model_type"]
+        return str(json.loads(config.read_text())["model_type"])
     except (ValueError, KeyError, TypeError) as e:
         raise BadModel(f"{config} is no model configuration: it is not JSON, or names no model_type") from e
+
+
+def _check_parts(folder: Path) -> None:
+    """All that can be said of a folder without transformers, which would say it in many lines."""
+    family = family_of(folder)
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
     if family not in KNOWN:
@@ -53,10 +59,9 @@ def _check_parts(folder: Path) -> None:
     for what, names in (("tokenizer", TOKENIZERS), ("image processor", PROCESSORS)):
         if not any((folder / name).is_file() for name in names):
             raise BadModel(f"{folder} holds no {what} ({' or '.join(names)}); copy it from where the weights came from")
-    check_shards(folder)
 
 
-def _from_pretrained(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_pretrained(name: str, device: str, dtype: torch.dtype, files: dict[str, Path]) -> tuple[Any, Any]:
     import transformers
 
     with quiet():
@@ -68,9 +73,16 @@ def _from_pretrained(name: str, device: str, dtype: torch.dtype) -> tuple[Any, A
                 output_loading_info=True, ignore_mismatched_sizes=True,
             )  # fmt: skip
         except Exception as e:  # transformers raises a dozen kinds; every one of them means that this cannot be loaded
+            if "torchvision" in str(e).lower():  # which one it misses depends on the family
+                raise BadModel(
+                    f"{name}: the processor of its family needs torchvision, which cannot be imported here: "
+                    "pip install 'medlens[torchvision]'"
+                ) from e
             raise BadModel(f"{name} cannot be loaded: {_first_line(e)}") from e
     module, report = loaded
-    check_report(name, report)
+    check_report(name, read_longer_table(module, report, files))
+    if getattr(module.config, "image_token_id", None) is not None:
+        one_more_row(module)
     if not hasattr(processor, "image_processor"):
         raise BadModel(
             f"{name}: its processor is a {type(processor).__name__} without an image processor; preprocessor_config.json?"

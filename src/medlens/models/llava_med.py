@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from medlens.errors import BadModel
+from medlens.models.hf import check_report, family_of, quiet
 from medlens.models.shards import check_shards
+from medlens.models.table import one_more_row
 
 FAMILY = "llava_mistral"
 IMAGE = "<image>"
@@ -55,11 +56,8 @@ TRAINING = {
 
 
 def is_original(folder: Path) -> bool:
-    """Whether a folder's config.json says that it holds the original layout."""
-    try:
-        return json.loads((folder / "config.json").read_text())["model_type"] == FAMILY
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    """Whether a folder's config.json says that it holds the original layout. Raises BadModel where there is none."""
+    return family_of(folder) == FAMILY
 
 
 def load_original(
@@ -75,7 +73,7 @@ def load_original(
     tower = _tower(written, tensors, vision_tower, network, dtype)
     module = _build(folder, written, tower, dtype)
     origin = {"layout": FAMILY, "vision_tower": _install(module, tower, any(name.startswith(TOWER) for name in tensors))}
-    _one_more_row(module)
+    one_more_row(module)
     return module.to(device).eval(), _processor(folder, written, tower), origin
 
 
@@ -98,7 +96,7 @@ def _llava_config(written: dict[str, Any], vision: Any) -> Any:
     """Everything explicit: the defaults of MistralConfig are not Mistral-7B-Instruct-v0.2's."""
     from transformers import LlavaConfig, MistralConfig
 
-    special = {f"{name}_token_id": written.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    special: dict[str, Any] = {f"{name}_token_id": written.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
     return LlavaConfig(
         vision_config=vision,
         text_config=MistralConfig(
@@ -134,8 +132,6 @@ def _tower(written: dict[str, Any], tensors: dict[str, Path], chosen: str, netwo
 def _outside(used: str, name: str, network: bool, dtype: torch.dtype) -> _Tower:
     from transformers import CLIPVisionModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    from medlens.models.hf import quiet
 
     try:
         with quiet():
@@ -202,11 +198,9 @@ def _install(module: Any, tower: _Tower, has_own: bool) -> dict[str, Any]:
 def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dtype) -> Any:
     from transformers import LlavaForConditionalGeneration
 
-    from medlens.models.hf import check_report, quiet
-
-    config = _llava_config(written, tower.config)
     with quiet():
         try:
+            config = _llava_config(written, tower.config)
             loaded: Any = LlavaForConditionalGeneration.from_pretrained(
                 folder, config=config, key_mapping=RENAMED, dtype=dtype, use_safetensors=True, local_files_only=True,
                 output_loading_info=True, ignore_mismatched_sizes=True,
@@ -222,16 +216,6 @@ def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dt
         }
     check_report(str(folder), report)
     return module
-
-
-def _one_more_row(module: Any) -> None:
-    """The image token's id lies just outside of the vocabulary. Its row of the input table is never seen, as image features replace
-    it; with it, ids can be looked up as they are, and the logits stay as wide as the vocabulary."""
-    old = module.get_input_embeddings()
-    new = nn.Embedding(old.num_embeddings + 1, old.embedding_dim, dtype=old.weight.dtype)
-    with torch.no_grad():
-        new.weight[:-1], new.weight[-1] = old.weight, 0
-    module.set_input_embeddings(new)
 
 
 def _processor(folder: Path, written: dict[str, Any], tower: _Tower) -> Any:
@@ -255,7 +239,8 @@ def _tokenizer(folder: Path, vocabulary: int) -> Any:
     if not (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
         raise BadModel(f"{folder} holds no tokenizer.model; copy it from where the weights came from")
     try:
-        tokenizer = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
+        with quiet():
+            tokenizer = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as e:
         raise BadModel(f"{folder}: its tokenizer cannot be read ({str(e).strip().splitlines()[0][:120]})") from e
     if len(tokenizer) != vocabulary:
@@ -272,6 +257,10 @@ def _padding_processor() -> type:
 
     class SquareCLIPImageProcessor(CLIPImageProcessorPil):
         takes_grey = True
+
+        def to_dict(self) -> dict[str, Any]:
+            """As a saved copy names it: transformers' nearest, which is the same for colour images."""
+            return {**super().to_dict(), "image_processor_type": "LlavaImageProcessor", "do_pad": True}
 
         def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
             colour = tuple(int(255 * mean) for mean in self.image_mean)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from medlens.errors import BadData, BadModel
 from medlens.models.base import Model
+from medlens.models.families import TEMPLATES, TYPE_NAMES
 from medlens.types import Group, Sample, Tokens
 
+BY_TOKEN = ("input_ids", "attention_mask", "labels", *TYPE_NAMES)  # what a processor says of the tokens, not of the images
 PLACE = "<image>"  # in a question: here stands the next image (the way LLaVA's own data say it)
 MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
 
@@ -38,11 +40,12 @@ def look(model: Model, images: Sequence[Image.Image]) -> Look:
         return Look({}, ())
     token, grey = model.processor.image_token, getattr(model.processor.image_processor, "takes_grey", False)
     made = model.processor(
-        text=[token * len(images)], images=[i if grey else i.convert("RGB") for i in images], return_tensors="pt",
-        add_special_tokens=False, return_text_replacement_offsets=True,
+        text=[token * len(images)], images=[i if grey else i.convert("RGB") for i in images], add_special_tokens=False,
+        return_text_replacement_offsets=True,
     )  # fmt: skip
     replaced = made.pop("text_replacement_offsets")[0]
-    inputs = {k: _placed(v, model) for k, v in made.items() if k not in ("input_ids", "attention_mask", "token_type_ids")}
+    made = made.convert_to_tensors("pt")  # not by the processor: some trip over the replacements, which are no tensors
+    inputs = {k: _placed(v, model) for k, v in made.items() if k not in BY_TOKEN}
     return Look(inputs, tuple(r["replacement"] for r in replaced))
 
 
@@ -56,7 +59,7 @@ def read(model: Model, sample: Sample, seen: Look, answer: str | None = None) ->
     """The tokens of a sample's prompt, or of prompt and answer, with their groups."""
     text, spans = _render(model, sample, answer)
     text, spans = _expand(model, text, spans, seen.placeholders)
-    begins = bool(model.tokenizer.bos_token) and text.startswith(model.tokenizer.bos_token)
+    begins = bool(model.tokenizer.bos_token) and model.tokenizer.bos_token in text
     made = model.tokenizer(text, add_special_tokens=not begins, return_offsets_mapping=True)
     ids = tuple(made["input_ids"])
     groups: tuple[Group, ...] = tuple(
@@ -125,13 +128,14 @@ def _pieces(model: Model, sample: Sample) -> list[list[Piece]]:
 
 
 def _apply(model: Model, turns: Sequence[Sequence[str | None]], prompt_only: bool) -> str:
-    if not getattr(model.processor, "chat_template", None):
+    template = getattr(model.processor, "chat_template", None) or TEMPLATES.get(model.family)
+    if not template:
         raise BadModel(f"{model.name} has no chat template; add chat_template.jinja to its folder")
     said = []
     for k, turn in enumerate(turns):
         content = [{"type": "image"} if piece is None else {"type": "text", "text": piece} for piece in turn]
         said.append({"role": "user" if k % 2 == 0 else "assistant", "content": content})
-    return model.processor.apply_chat_template(said, tokenize=False, add_generation_prompt=prompt_only)
+    return model.processor.apply_chat_template(said, chat_template=template, tokenize=False, add_generation_prompt=prompt_only)
 
 
 def _locate(model: Model, marked: str, plain: str, contents: list[tuple[str, Group]]) -> list[Span]:
@@ -173,8 +177,8 @@ def _shift(ends: list[tuple[int, int]], at: int) -> int:
 
 def _refuse_control(model: Model, words: str, sample: Sample) -> None:
     """A control token among the words, which would be read as the template's."""
-    for token in {*model.tokenizer.all_special_tokens, model.processor.image_token}:
-        if token.strip() and token in words:
+    for token in model.control_tokens:
+        if token in words:
             raise BadData(f"sample {sample.id or '?'}: the question contains the control token {token!r}; take it out")
 
 

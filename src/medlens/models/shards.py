@@ -9,7 +9,7 @@ import safetensors
 
 from medlens.errors import BadModel
 
-INDEX = "model.safetensors.index.json"
+INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def check_shards(folder: Path) -> dict[str, Path]:
@@ -21,6 +21,8 @@ def check_shards(folder: Path) -> dict[str, Path]:
         _check_index(index, found)
     elif not found:
         raise BadModel(f"{folder} holds no *.safetensors; medlens reads no pickled weights: convert them first")
+    elif not (folder / WHOLE).is_file():
+        raise BadModel(f"{folder} holds shards, but no {INDEX} that names them; copy it from where the weights came from")
     return found
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from medlens.models.base import Model
-from medlens.models.prompt import Look
+from medlens.models.families import SEE_WHOLE_IMAGE, SHARE_IMAGES, WINDOWS, token_types
+from medlens.models.prompt import Look, as_batch
 from medlens.types import Group, Sample, Tokens
 from medlens.walk.packing import Pack, additive, pack, visible
 
-CAUSAL_FAMILIES = {"llava"}  # an image's rows do not depend on the question; elsewhere every question walks alone
 BRANCH_TOKENS = 1024  # own tokens of the branches of one pack: more would cost more in attention than the prefix saves
 
 
@@ -66,7 +67,7 @@ class Case:
 def cases(model: Model, prompts: Sequence[Prompt]) -> list[Case]:
     """Lay prompts out in packs, questions on the same image together, in the order in which the images come."""
     sharing: dict[object, list[Prompt]] = {}
-    packed = model.module.config.model_type in CAUSAL_FAMILIES
+    packed = model.family in SHARE_IMAGES and model.text_config.model_type in WINDOWS
     for k, prompt in enumerate(prompts):
         sharing.setdefault((prompt.image, prompt.prefix) if packed and prompt.prefix else k, []).append(prompt)
     return [_case(chunk, first=k == 0) for same in sharing.values() for k, chunk in enumerate(_chunks(same))]
@@ -95,21 +96,28 @@ def _case(prompts: list[Prompt], first: bool) -> Case:
 
 def arguments(model: Model, case: Case) -> dict[str, Any]:
     """What the model's own forward is called with. A case of one prompt needs neither mask nor positions."""
-    called = {"input_ids": torch.tensor([case.pack.ids], device=model.device), **case.look.inputs}
+    called = {"input_ids": as_batch(case.pack.ids, model.device), **case.look.inputs}
     if len(case.prompts) == 1:
-        return called
-    positions = torch.tensor([case.pack.positions], device=model.device)
+        types = token_types(model.family, case.groups)
+        return called | {name: as_batch(of_each, model.device) for name, of_each in types.items()}
+    positions = as_batch(case.pack.positions, model.device)
     return {**called, "position_ids": positions, "attention_mask": _masks(model, case, positions)}
 
 
 def _masks(model: Model, case: Case, positions: torch.Tensor) -> Any:
     """One mask; or, where the decoder mixes kinds of attention, one of each kind by the names transformers gives them."""
-    segments = torch.tensor([case.pack.segments], device=model.device)
-    window = getattr(model.text_config, "sliding_window", None)
-    full = additive(visible(segments, positions), model.dtype)
-    if window is None:
+    segments = as_batch(case.pack.segments, model.device)
+    together = as_batch(_images(case), model.device) if model.family in SEE_WHOLE_IMAGE else None
+    window, where = getattr(model.text_config, "sliding_window", None), WINDOWS[model.text_config.model_type]
+    full = additive(visible(segments, positions, None, together), model.dtype)
+    if window is None or where == "none":
         return full
-    sliding = additive(visible(segments, positions, window), model.dtype)
-    if "sliding_attention" in (getattr(model.text_config, "layer_types", None) or ()):
-        return {"full_attention": full, "sliding_attention": sliding}
-    return sliding
+    sliding = additive(visible(segments, positions, window, together), model.dtype)
+    return sliding if where == "all layers" else {"full_attention": full, "sliding_attention": sliding}
+
+
+def _images(case: Case) -> list[int]:
+    """Of each place: in which unbroken stretch of image tokens it lies, from 0 on; -1 elsewhere."""
+    shown = [g == "image" for g in case.groups]
+    begun = list(accumulate(now and not before for before, now in zip([False, *shown], shown, strict=False)))
+    return [stretch - 1 if now else -1 for now, stretch in zip(shown, begun, strict=True)]

@@ -42,14 +42,14 @@ def walk(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], tic
     """
     with hooks.evaluation(model.module):
         entered = [_enter(model, case) for case in walkers]
-        states = [state for state, _ in entered]
+        states = [way.state for way in entered]
         for case, state in zip(walkers, states, strict=True):
             _check(state, case, 0)
         for b, block in enumerate(model.blocks):
             for i, case in enumerate(walkers):
-                before, call = states[i], entered[i][1][b]
+                before, call = states[i], entered[i].calls[b]
                 out = block(before, *call.args, **call.kwargs)
-                states[i] = out[0] if isinstance(out, tuple) else out
+                states[i] = (out[0] if isinstance(out, tuple) else out) + entered[i].added.get(b, 0)
                 _check(states[i], case, b + 1)
                 for visitor in visitors:
                     visitor.visit(b, case, before[0], states[i][0])
@@ -62,15 +62,25 @@ def walk(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], tic
                 visitor.finish(case, state[0], normed[0])
 
 
-def _enter(model: Model, case: Case) -> tuple[Tensor, list[hooks.Call]]:
-    """State 0 of a case, and what each block is to be called with: taken from the model's own forward, by stand-ins."""
-    with hooks.stand_ins(model.decoder) as standing:
+@dataclass(frozen=True)
+class _Way:
+    """A case's way: state 0, what each block is to be called with, and what the model adds to the states after some blocks (image
+    features from further down the tower, in Qwen3-VL), so that state b + 1 is what enters block b + 1."""
+
+    state: Tensor
+    calls: list[hooks.Call]
+    added: dict[int, Tensor]
+
+
+def _enter(model: Model, case: Case) -> _Way:
+    """All that the model's own forward does around its blocks, found by stand-ins."""
+    with hooks.stand_ins(model.decoder) as standing, hooks.inputs_of(model.norm) as into_norm:
         model.module(**arguments(model, case), use_cache=False, logits_to_keep=1)
     calls = [s.call for s in standing if s.call is not None]
-    state = standing[0].entered
+    state, *between = [*(s.entered for s in standing), into_norm[-1] if into_norm[-1].any() else None]
     if len(calls) != len(standing) or state is None:
         raise RuntimeError(f"{len(standing) - len(calls)} blocks were never called by {type(model.module).__name__}")
-    return state, calls
+    return _Way(state, calls, {b: added for b, added in enumerate(between) if added is not None})
 
 
 def _check(state: Tensor, case: Case, layer: int) -> None:

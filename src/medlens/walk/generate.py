@@ -9,7 +9,6 @@ import torch
 
 from medlens import hooks
 from medlens.models.base import Model
-from medlens.models.prompt import as_batch
 from medlens.plan import Plan
 from medlens.types import Answer, Sample, Tokens
 from medlens.walk.cases import Case, Prompt, arguments, cases
@@ -54,18 +53,18 @@ def answer(
 
 def answer_prompt(model: Model, prompt: Prompt, decoding: Decoding) -> Answer:
     """`answer` for a sample that is prepared already."""
-    ids = as_batch(prompt.tokens.ids, model.device)
+    called = arguments(model, cases(model, [prompt])[0])
     drawn = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-    stopped = {"stopping_criteria": [_stopper(model, ids.shape[1], decoding.stop)]}
+    stopped = {"stopping_criteria": [_stopper(model, len(prompt.tokens), decoding.stop)]}
     with hooks.evaluation(model.module), torch.random.fork_rng(enabled=bool(decoding.temperature)):
         if decoding.temperature:
             torch.manual_seed(decoding.seed)
         out = model.module.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), **prompt.look.inputs, max_new_tokens=decoding.max_new_tokens,
+            **called, attention_mask=torch.ones_like(called["input_ids"]), max_new_tokens=decoding.max_new_tokens,
             num_beams=1, output_logits=True, return_dict_in_generate=True, **(stopped if decoding.stop else {}),
             **(drawn if decoding.temperature else {"do_sample": False}),
         )  # fmt: skip
-    new = out.sequences[0, ids.shape[1] :].tolist()
+    new = out.sequences[0, len(prompt.tokens) :].tolist()
     logprobs = [float(logits[0].float().log_softmax(-1)[i]) for logits, i in zip(out.logits, new, strict=True)]
     return _answer(model, new, logprobs, decoding.stop)
 

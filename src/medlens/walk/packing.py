@@ -51,14 +51,20 @@ def pack(sequences: Sequence[Sequence[int]], shared: int) -> Pack:
     return Pack(tuple(ids), tuple(segments), tuple(positions))
 
 
-def visible(segments: torch.Tensor, positions: torch.Tensor, window: int | None = None) -> torch.Tensor:
+def visible(
+    segments: torch.Tensor, positions: torch.Tensor, window: int | None = None, together: torch.Tensor | None = None
+) -> torch.Tensor:
     """Who sees whom, (..., T, T) bool: row i sees column j. `window` is a sliding window in positions, as Mistral counts it.
+    together: (..., T), places of the prefix with the same number see each other both ways (-1: none), as far as the window reaches.
 
     Padding sees only itself, so that no softmax runs over nothing.
     """
     query, key = segments.unsqueeze(-1), segments.unsqueeze(-2)
     behind = positions.unsqueeze(-1) - positions.unsqueeze(-2)
-    seen = ((key == 0) | (key == query)) & (behind >= 0) & (key != PADDING) & (query != PADDING)
+    allowed = behind >= 0
+    if together is not None:
+        allowed |= (together.unsqueeze(-1) == together.unsqueeze(-2)) & (together.unsqueeze(-1) >= 0)
+    seen = ((key == 0) | (key == query)) & allowed & (key != PADDING) & (query != PADDING)
     if window is not None:
         seen &= behind < window
     return seen | torch.eye(segments.shape[-1], dtype=torch.bool, device=segments.device)
