@@ -60,7 +60,7 @@ def test_study_then_again_then_another(tmp_path):
     assert said["samples"] == 5
     assert said["skipped"] == []
     assert (tmp_path / said["report"]).is_file()
-    assert "plan: 5 samples on 1 images" in first.stderr.replace("\n", " ")
+    assert "plan: 5 samples on 2 images" in first.stderr.replace("\n", " ")
     again = medlens("study", "--limit", 5, "--out", "run", cwd=tmp_path)
     assert again.returncode == 0
     assert "nothing to do" in again.stderr

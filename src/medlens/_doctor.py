@@ -171,9 +171,7 @@ def _missing(folder: Path, written: dict[str, Any]) -> tuple[str, ...]:
     if is_original(folder):
         tower = str(written.get("mm_vision_tower"))
         if not Path(tower).is_dir() and not _cached(tower):
-            found.append(
-                f"its vision tower {tower} is not on this machine: --vision-tower FOLDER, {tower} (fetched), or checkpoint"
-            )
+            found.append(f"its vision tower {tower} is not here: --vision-tower FOLDER, {tower} (to be fetched), or checkpoint")
     elif not (folder / "processor_config.json").is_file() and not (folder / "preprocessor_config.json").is_file():
         found.append("no image processor: copy preprocessor_config.json from where the weights came from")
     return tuple(found)

@@ -13,6 +13,7 @@ from typing import Protocol
 from medlens import _record
 from medlens._forecast import Forecast
 from medlens.data import read
+from medlens.data.dicom import through
 from medlens.data.images import open_image
 from medlens.data.intake import Intake, take_in
 from medlens.errors import BadData, BadInput
@@ -92,7 +93,8 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
         found = list(samples)
         drawn = all(isinstance(s, Sample) and s.tags.get("source") == questions.SOURCE for s in found)
         name = "phantom slices" if drawn else "samples in memory"
-    return found[: plan.limit], name, tuple(unread)
+    chosen = found[: plan.limit]
+    return through(chosen, plan.window) if plan.window else chosen, name, tuple(unread)
 
 
 def _prompts(model: Model, intake: Intake, plan: Plan, watcher: Watcher) -> tuple[list[Prompt], Intake]:

@@ -123,6 +123,10 @@ def command_line(model: str, data: str, plan: Plan) -> str:
 
 def _flag(name: str, value: Any) -> str:
     flag = f"--{name.replace('_', '-')}"
+    if name == "stop":
+        return " ".join(f"{flag} {shlex.quote(word)}" for word in value)
+    if name == "window":
+        return f"{flag} {value[0]:g},{value[1]:g}"
     return flag if value is True else f"{flag} {shlex.quote(str(value))}"
 
 

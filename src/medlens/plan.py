@@ -13,7 +13,7 @@ class Plan:
     """What a study does.
 
     instruments: which ones read the walk. limit: only the first so many samples. seed: of the row sample (and of phantom data).
-    question: asked of images that come without one.
+    question: asked of images that come without one. window: (centre, width) through which DICOM images are shown, not their own.
     answers: "generate" (then read on) or "given" (the data's own). max_new_tokens: cap of a generated answer; temperature: 0 for
     greedy ones, else they are drawn, from the `top_p` share of the probability; stop: words at which an answer ends.
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
@@ -27,6 +27,7 @@ class Plan:
     limit: int | None = None
     seed: int = 0
     question: str | None = None
+    window: tuple[float, float] | None = None
     answers: Literal["generate", "given"] = "generate"
     max_new_tokens: int = 16
     temperature: float = 0.0
@@ -44,6 +45,9 @@ class Plan:
         self._need(self.instruments == ("geometry",), "instruments", "('geometry',): the only one yet")
         self._need(self.limit is None or self.limit > 0, "limit", "a positive number of samples")
         self._need(self.seed >= 0, "seed", "a number from 0 on")
+        self._need(
+            self.window is None or (len(self.window) == 2 and self.window[1] >= 1), "window", "(centre, width), width at least 1"
+        )
         self._need(self.answers in ("generate", "given"), "answers", "'generate' or 'given'")
         self._need(self.max_new_tokens > 0, "max_new_tokens", "a positive number")
         self._need(self.temperature >= 0, "temperature", "0 (greedy) or more")

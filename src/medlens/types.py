@@ -25,7 +25,20 @@ class Embedded:
     name: str
 
 
-ImageLike = Image.Image | Path | str | Embedded
+@dataclass(frozen=True)
+class Windowed:
+    """A DICOM file with the window to show it through, (centre, width) in its own units (CT: Hounsfield), and which frame of it."""
+
+    path: Path
+    window: tuple[float, float] | None = None
+    frame: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+ImageLike = Image.Image | Path | str | Embedded | Windowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +126,12 @@ class Sample:
         object.__setattr__(new, "id", id)
         return new
 
+    def showing(self, images: Sequence[ImageLike]) -> Sample:
+        """The same sample with other images in the place of its own."""
+        new = copy.copy(self)
+        object.__setattr__(new, "images", tuple(images))
+        return new
+
     @property
     def image(self) -> ImageLike:
         """The first image."""
@@ -132,7 +151,7 @@ class Sample:
 def _name(image: ImageLike) -> str:
     if isinstance(image, Image.Image):
         return "in memory"
-    return image.name if isinstance(image, Embedded) else Path(image).name
+    return image.name if isinstance(image, Embedded | Windowed) else Path(image).name
 
 
 @dataclass(frozen=True)

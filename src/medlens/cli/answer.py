@@ -16,6 +16,10 @@ def command(
         Path, typer.Option(help="The file to write: one JSON line an answer, as LLaVA-Med's authors write them.")
     ] = Path("answers.jsonl"),
     question: Annotated[str | None, typer.Option(help="Asked of images that come without one.")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="CENTRE,WIDTH to show DICOM images through, instead of their own window (lung CT: -600,1500)."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 200).")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Cap of an answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0: greedy; above: drawn at random.")] = 0.0,
@@ -33,11 +37,12 @@ def command(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Answer a data set and score the answers: closed questions exactly, open ones by token recall and F1."""
-    from medlens.cli.progress import Bars, table
+    from medlens.cli.progress import Bars, table, window_of
     from medlens.plan import Plan
 
     plan = Plan(
-        limit=limit, seed=seed, question=question, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
+        limit=limit, seed=seed, question=question, window=window_of(window),
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
         stop=tuple(stop or ()), device=device, dtype=dtype, vision_tower=vision_tower, adapter=adapter,
         skip_bad=skip_bad,
     )  # fmt: skip

@@ -29,6 +29,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def window_of(given: str | None) -> tuple[float, float] | None:
+    """CENTRE,WIDTH as numbers. Raises BadInput."""
+    from medlens.errors import BadInput
+
+    if given is None:
+        return None
+    try:
+        centre, width = map(float, given.split(","))
+    except ValueError as e:
+        raise BadInput(f"--window is CENTRE,WIDTH, such as 40,400; got {given!r}") from e
+    return centre, width
+
+
 def table(rows: pl.DataFrame, title: str) -> None:
     """Print a table to stdout: numbers to three decimals, on the right."""
     from rich.table import Table

@@ -20,6 +20,10 @@ def command(
     ] = "phantom",
     out: Annotated[Path, typer.Option(help="Folder of the run; must be free.")] = Path("runs/study"),
     question: Annotated[str | None, typer.Option(help="Asked of images that come without one.")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="CENTRE,WIDTH to show DICOM images through, instead of their own window (lung CT: -600,1500)."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 200).")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
     answers: Annotated[str, typer.Option(help="`generate` them, or take those `given` by the data.")] = "generate",
@@ -36,11 +40,12 @@ def command(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Study a model on data: answers, geometry of its hidden states, and a report. Both default to the phantom."""
-    from medlens.cli.progress import Bars
+    from medlens.cli.progress import Bars, window_of
     from medlens.plan import Plan
 
     plan = Plan(
-        limit=limit, seed=seed, question=question, answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
+        limit=limit, seed=seed, question=question, window=window_of(window),
+        answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
         skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
     )  # fmt: skip
     with Bars() as bars:

@@ -6,6 +6,7 @@ Nothing of the header leaves this file but the picture: not in names, and not in
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from medlens.data.sizes import check_size
 from medlens.errors import BadImage, BadInput
+from medlens.types import ImageLike, Sample, Windowed
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -32,6 +34,15 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def through(samples: Sequence[Sample], window: tuple[float, float]) -> list[Sample]:
+    """The samples with every DICOM file among their images shown through this window; other images stay as they are."""
+
+    def shown(image: ImageLike) -> ImageLike:
+        return Windowed(Path(image), window) if isinstance(image, str | Path) and is_dicom(Path(image)) else image
+
+    return [sample.showing([shown(image) for image in sample.images]) for sample in samples]
 
 
 def open_dicom(

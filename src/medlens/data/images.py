@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from medlens.data.dicom import is_dicom, open_dicom
 from medlens.data.sizes import LARGEST, check_size
 from medlens.errors import BadImage
-from medlens.types import Embedded, ImageLike
+from medlens.types import Embedded, ImageLike, Windowed
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 ORIENTATION = 0x0112  # the EXIF tag
@@ -30,6 +30,9 @@ def open_image(image: ImageLike, sample: str = "", grey: bool = False) -> Image.
     whose = f"sample {sample}: " if sample else ""
     if isinstance(image, Image.Image):
         return _checked(image, f"{whose}the image", grey)
+    if isinstance(image, Windowed):
+        what = f"{whose}image {image.name}"
+        return _checked(open_dicom(image.path, image.window, image.frame, what), what, grey)
     source, name = (BytesIO(image.data), image.name) if isinstance(image, Embedded) else (Path(image), Path(image).name)
     what = f"{whose}image {name}"
     try:

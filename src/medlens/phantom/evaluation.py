@@ -45,7 +45,7 @@ class Evaluation:
     def questions(self) -> pl.DataFrame:
         """One row a question type, and one of all: shares of answers.
 
-        `accuracy` with its 95 % interval `low`, `high` (Wilson, over images); `guess`, what the commonest true answer would reach;
+        `accuracy` with its 95 % interval `low`, `high` (Wilson, over images); `guess`, what always the commonest answer would reach;
         `swapped`, accuracy when the image is another's, `predicted`, what a perfect reader of that other image would reach, and
         `follows`, the share of answers that are true of it; `unchanged`, the share that the swap did not change; `blank`, accuracy
         on a blank image.
@@ -127,6 +127,7 @@ def _known(asked: Asked) -> dict[str, object]:
     return {
         "image": asked.sample.image_id,
         "question_type": asked.question.kind,
+        "about": " ".join(sorted(asked.question.about)),
         "question": asked.sample.question,
         "modality": drawn.modality,
         "size": None if width is None else next(name for name, low, high in SIZES if low <= width < high),
@@ -139,7 +140,7 @@ def _known(asked: Asked) -> dict[str, object]:
 def _row(title: str, name: str, part: pl.DataFrame) -> dict[str, object]:
     accuracy = _share(part, "said", "truth")
     low, high = wilson(accuracy or 0.0, part["image"].n_unique())
-    guess = sum(group["truth"].value_counts()["count"].max() for group in part.partition_by("question_type"))  # pyright: ignore
+    guess = sum(group["truth"].value_counts()["count"].max() for group in part.partition_by("question_type", "about"))  # pyright: ignore
     return {
         title: name,
         "n": part.height,

@@ -28,7 +28,7 @@ STEEPNESS = 8.0  # of the planted unit's gate: shut for "no", open for "yes"
 # ---- one unit
 
 
-def plant_unit(model: Model, word: str = "cyst", block: int = 6, unit: int = 0, *, n: int = 300, seed: int = 1_000) -> Model:
+def plant_unit(model: Model, word: str = "cyst", block: int = 6, unit: int = 0, *, n: int = 600, seed: int = 1_000) -> Model:
     """A copy of a phantom in which unit `unit` of `block` alone can make it say `word`, one of the answers about a lesion's type.
 
     One direction e of the residual stream is cleared: nothing writes to it and nothing reads it, but for the planted unit and the
@@ -55,7 +55,8 @@ def _check(model: Model, word: str, block: int, unit: int) -> None:
     units = model.text_config.intermediate_size
     if not 0 <= unit < units:
         raise BadInput(f"unit is 0..{units - 1}; got {unit}")
-    if len(model.tokenizer(word, add_special_tokens=False)["input_ids"]) != 1:
+    ids = model.tokenizer(word, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1 or ids[0] == model.tokenizer.unk_token_id:
         raise BadInput(f"a planted word is one token of {model.name}; {word!r} is not")
 
 
@@ -114,8 +115,15 @@ def _wire(model: Model, laid: Sequence[Case], is_word: Tensor, layer: Any, unit:
     others = model.unembed(model.norm(finals)).index_fill(1, torch.tensor([token]), -torch.inf).amax(1)
     divisor = finals.pow(2).mean(1).sqrt()
     needed = (others * divisor / (written * active)).double()  # what the head must multiply by for the word to win
-    gain = (needed[is_word].quantile(0.99) * needed[~is_word & (needed > 0)].quantile(0.01)).sqrt().to(model.dtype)
-    model.head.weight[token] = gain * e / model.norm.weight  # pyright: ignore
+    model.head.weight[token] = _threshold(needed, is_word) * e / model.norm.weight  # pyright: ignore
+
+
+def _threshold(needed: Tensor, is_word: Tensor) -> float:
+    """The gain with the fewest errors: the word wins where a positive number smaller than it is needed."""
+    tried = needed[needed > 0].sort().values
+    between = (tried[1:] * tried[:-1]).sqrt()
+    wins = (needed > 0) & (needed < between[:, None])
+    return float(between[(wins == is_word).sum(1).argmax()])
 
 
 def _ridge(x: Tensor, y: Tensor, share: float = 1e-3) -> Tensor:
@@ -148,11 +156,9 @@ def linear_block(model: Model, block: int = 4, *, n: int = 500, seed: int = 1_00
     kept = _States(model.depth)
     walk(model, cases(model, [prepare(model, s, s.answer) for s in samples(n, seed)]), [kept])
     edited = replace(model, name=f"{model.name} with block {block} linear", module=copy.deepcopy(model.module))
-    old: Any = edited.blocks[block]
-    new = LinearBlock(model.text_config, block)
-    new.load_state_dict(old.state_dict())
-    new.linear = _affine(torch.cat(kept.of_layer[block]), torch.cat(kept.of_layer[block + 1]), torch.cat(kept.image))
-    edited.decoder.layers[block] = new.to(model.device, model.dtype).eval()  # pyright: ignore
+    layer: Any = edited.blocks[block]
+    layer.__class__ = LinearBlock  # the same object: transformers has its own hooks on it
+    layer.linear = _affine(torch.cat(kept.of_layer[block]), torch.cat(kept.of_layer[block + 1]), torch.cat(kept.image))
     return edited
 
 

@@ -98,7 +98,8 @@ def answer_together(
                     k = order[id(prompt)]
                     words[k].append(said)
                     grown[k] = _longer(model, prompt, said[0])
-                    if said[0] in ends or len(words[k]) == max_new_tokens:
+                    unsayable = said[0] == model.image_token_id  # an untrained model's: nothing can be read on from there
+                    if said[0] in ends or unsayable or len(words[k]) == max_new_tokens:
                         del grown[k]
                         tick()
     return [_answer(model, [i for i, _ in said], [p for _, p in said]) for said in words]
