@@ -32,7 +32,7 @@ for name in NAMES:
     parts.append(f"**`{name}`**\n\n{markdown(shown)}")
     shares.append(found.marks().insert_column(0, pl.lit(name).alias("model")))
     print(f"{name} evaluated", flush=True)
-images = found.answers["image"].n_unique()
+images = len({s.image_id for s in medlens.phantom.samples(n, SEED)})
 parts.insert(0, f"{n:,} questions on {images:,} fresh slices (seed {SEED}), written by `python scripts/phantom_page.py`.")
 parts.append("*Is there a lesion?*, where mark and lesion go together and where only one is there:")
 parts.append(markdown(pl.concat(shares)))

@@ -17,9 +17,10 @@ import polars as pl
 from medlens.stats.intervals import clustered
 
 ARTICLES = {"a", "an", "the"}
-NUMBERS = {
-    word: str(n) for n, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
-}
+NUMBERS: dict[str, str] = {
+    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
+    "nine": "9", "ten": "10",
+}  # fmt: skip
 YES_NO = {"yes", "no"}
 
 
@@ -36,7 +37,7 @@ class Score(NamedTuple):
 def normalised(text: str) -> list[str]:
     """The words of an answer, as they are compared: lower case, no punctuation, no articles, small numbers as digits (the
     normalisation of VQA, Antol et al. 2015)."""
-    spoken = re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)?|\d+", text.casefold())
+    spoken: list[str] = re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)?|\d+", text.casefold())
     return [NUMBERS.get(word, word) for word in spoken if word not in ARTICLES]
 
 

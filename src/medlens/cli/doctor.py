@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medlens.cli import options
+
 if TYPE_CHECKING:
     from medlens._doctor import Examination
 
 
 def command(
     model: Annotated[str | None, typer.Argument(help="`phantom` or a model folder; without one, only the machine.")] = None,
-    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    device: options.Device = "cpu",
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
 ) -> None:
     """Say what this machine and this model can do: memory, disk, speed, run mode, how long the published study would take."""
     import medlens

@@ -9,35 +9,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medlens.cli import options
+
 if TYPE_CHECKING:
     from medlens import Forecast, Run
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="`phantom`, a transformers folder, or a hub id owner/name.")] = "phantom",
-    data: Annotated[
-        str, typer.Argument(help="`phantom`, a folder of images or a published data set, or a file of questions.")
-    ] = "phantom",
+    model: options.ModelName = "phantom",
+    data: options.DataName = "phantom",
     out: Annotated[Path, typer.Option(help="Folder of the run; must be free.")] = Path("runs/study"),
-    question: Annotated[str | None, typer.Option(help="Asked of images that come without one.")] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(help="CENTRE,WIDTH to show DICOM images through, instead of their own window (lung CT: -600,1500)."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 200).")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
+    question: options.Question = None,
+    window: options.Window = None,
+    limit: options.Limit = None,
+    seed: options.Seed = 0,
     answers: Annotated[str, typer.Option(help="`generate` them, or take those `given` by the data.")] = "generate",
-    max_new_tokens: Annotated[int, typer.Option(help="Cap of a generated answer.")] = 16,
-    vision_tower: Annotated[
-        str, typer.Option(help="LLaVA-Med's original layout: `external` (as its authors do), `checkpoint`, or a folder.")
-    ] = "external",
-    adapter: Annotated[str | None, typer.Option(help="Folder of a LoRA adapter, merged into the model.")] = None,
-    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read, and list them.")] = False,
+    max_new_tokens: options.MaxNewTokens = 16,
+    vision_tower: options.VisionTower = "external",
+    adapter: options.Adapter = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    skip_bad: options.SkipBad = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the price, write nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
 ) -> None:
     """Study a model on data: answers, geometry of its hidden states, and a report. Both default to the phantom."""
     from medlens.cli.progress import Bars, window_of

@@ -45,7 +45,7 @@ class Evaluation:
     def questions(self) -> pl.DataFrame:
         """One row a question type, and one of all: shares of answers.
 
-        `accuracy` with its 95 % interval `low`, `high` (Wilson, over images); `guess`, what always the commonest answer would reach;
+        `accuracy` with its 95 % interval `low`, `high` (Wilson, over images); `guess`, what the commonest answer would reach;
         `swapped`, accuracy when the image is another's, `predicted`, what a perfect reader of that other image would reach, and
         `follows`, the share of answers that are true of it; `unchanged`, the share that the swap did not change; `blank`, accuracy
         on a blank image.

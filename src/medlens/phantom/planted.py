@@ -80,9 +80,9 @@ def _least_used(model: Model, laid: Sequence[Case]) -> Tensor:
 
 def _clear(model: Model, e: Tensor) -> None:
     """Nothing writes along e any more, and nothing reads along it (behind a norm with weight g, e arrives as g * e)."""
-    module, decoder = model.module, model.decoder
-    projector = module.model.multi_modal_projector.linear_2
-    for weight in (decoder.embed_tokens.weight.T, projector.weight, projector.bias[:, None]):  # pyright: ignore
+    module = model.module
+    projector, table = module.model.multi_modal_projector.linear_2, module.get_input_embeddings()
+    for weight in (table.weight.T, projector.weight, projector.bias[:, None]):
         weight -= torch.outer(e, e @ weight)
     readers = [(model.head, model.norm)]
     for block in model.blocks:

@@ -267,7 +267,7 @@ def _train_tower(tower: Any, material: Material, recipe: Recipe, progress: Progr
 
 
 def _train_whole(model: nn.Module, phases: list[_Phase], recipe: Recipe, checkpoint: Path, progress: Progress, every: int) -> None:
-    state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"phase": 0, "step": 0}
+    state: dict[str, Any] = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"phase": 0, "step": 0}
     if "model" in state:
         model.load_state_dict(state["model"])
     for k, phase in enumerate(phases):
