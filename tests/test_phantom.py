@@ -21,7 +21,7 @@ N, SEED = 4_000, 31_000
 @pytest.fixture(scope="session")
 def evaluated():
     """Each of the phantoms on the same questions, once."""
-    return {name: medlens.phantom.evaluate(medlens.load(name), N if name == "phantom" else N // 3, SEED) for name in NAMES}
+    return {name: medlens.phantom.evaluate(medlens.load(name), N if name == "phantom" else N // 5, SEED) for name in NAMES}
 
 
 def column(found, name):
