@@ -144,18 +144,18 @@ def test_each_is_an_ordinary_transformers_folder(name):
 
 # ---- training
 
-SMALL = Recipe(slices=40, tower_steps=2, tower_batch=4, steps=6, batch=4)
+SMALL = Recipe(slices=40, tower_steps=2, tower_batch=4, steps=6, hard_slices=8, hard_steps=6, batch=4)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path, name):
-    """Stopped after step 4 and started again = never stopped; and twice from nothing gives the same file."""
+@pytest.mark.parametrize(("name", "during"), [(name, "model") for name in RECIPES] + [("sound", "hard questions")])
+def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path, name, during):
+    """Stopped after step 4 of a phase and started again = never stopped; and twice from nothing gives the same file."""
     small = {key: value for key, value in asdict(SMALL).items() if value != getattr(Recipe(), key)}
     recipe = replace(RECIPES[name], **small)
     whole = train(recipe, tmp_path / "whole", every=4)
 
     def stop(phase, step, steps, loss):
-        if phase == "model" and step == 5:
+        if phase == during and step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
