@@ -59,6 +59,14 @@ def test_a_stopped_job_goes_on(whole, phantom, tmp_path):
     assert asked.count("answering") == 30
 
 
+def test_an_answer_with_other_separators_is_one_line(phantom, tmp_path, monkeypatch):
+    """U+2028 ends a line for str.splitlines, not in a file of JSON lines: such a job must be found again."""
+    odd = medlens.Answer("left\u2028and \x85 right", [5], [-0.1])
+    monkeypatch.setattr("medlens._answers.answer_prompt", lambda *_: odd)
+    first = medlens.answer_all(phantom, "phantom", Plan(limit=3), tmp_path / "a.jsonl")
+    assert medlens.answer_all(phantom, "phantom", Plan(limit=3), tmp_path / "a.jsonl").records == first.records
+
+
 def test_a_finished_job_is_found_so(whole, phantom, monkeypatch):
     monkeypatch.setattr("medlens._answers.answer_prompt", lambda *_: pytest.fail("asked again"))
     assert medlens.answer_all(phantom, "phantom", PLAN, whole.path).records == whole.records

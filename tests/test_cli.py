@@ -205,5 +205,6 @@ def test_doctor(tmp_path):
     assert said["model"]["missing"] == []
     assert said["speed"]["float32"] > 0
     assert said["walk_seconds"] > 0
+    assert "device cuda:9 cannot be used here" in one_line(medlens("doctor", "--device", "cuda:9", cwd=tmp_path))
     assert "fetches nothing" in one_line(medlens("doctor", "owner/name", cwd=tmp_path))
     assert list(tmp_path.iterdir()) == []

@@ -98,6 +98,11 @@ def test_without_any_other_image_nothing_is_made_up(monkeypatch):
     assert table["follows"].is_null().all()
 
 
+def test_no_questions_are_refused(phantom):
+    with pytest.raises(medlens.MedlensError, match="n is at least 1; got 0"):
+        medlens.phantom.evaluate(phantom, n=0)
+
+
 def test_same_draw_same_table(phantom):
     one, two = (medlens.phantom.evaluate(phantom, n=40, seed=3) for _ in range(2))
     assert one.answers.equals(two.answers)

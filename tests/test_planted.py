@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import medlens
-from medlens import hooks
 from medlens.errors import BadInput
 from medlens.phantom.questions import samples
 from medlens.walk.cases import arguments, cases
@@ -57,7 +56,9 @@ def test_the_planted_unit_carries_the_word(planted):
 
 def test_without_it_the_word_is_never_said(planted, phantom):
     assert not any(said for said, _ in says_word(ablated(planted, BLOCK, UNIT)))
-    assert word_before_norm(ablated(planted, BLOCK, UNIT), ASKED[0]) == pytest.approx(0, abs=1e-2)
+    sample = next(s for s in ASKED if s.answer == WORD)
+    whole = word_before_norm(planted, sample)
+    assert abs(word_before_norm(ablated(planted, BLOCK, UNIT), sample)) < 1e-4 * whole
     spared = says_word(ablated(phantom, BLOCK, UNIT))  # the same unit, where nothing was planted
     assert sum(a == b for a, b in spared) >= 0.95 * len(spared)
 
@@ -135,8 +136,6 @@ def test_a_model_with_a_linear_block_is_a_model(linear):
     out = medlens.forward(linear, ASKED[0])
     assert len(out.attentions) == linear.depth
     assert len(out.hidden_states) == linear.depth + 1
-    with hooks.attentions_of(linear.blocks[LINEAR]):
-        pass
 
 
 def test_no_such_block(phantom):

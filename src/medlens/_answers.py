@@ -16,7 +16,7 @@ from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens.errors import BadRun, CannotWrite
 from medlens.models import Model
 from medlens.plan import Plan
-from medlens.scoring import score, summary
+from medlens.scoring import Score, score, summary
 from medlens.types import Answer, Sample
 from medlens.walk.cases import Prompt
 from medlens.walk.generate import answer_prompt, decoding_of
@@ -75,8 +75,7 @@ def _done(path: Path, prepared: Prepared) -> list[dict[str, Any]]:
     """The records that a stopped or finished job has left. A last line that was cut off is asked again."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
+    *whole, rest = path.read_text(encoding="utf-8").split("\n")  # not splitlines: an answer may hold other separators
     try:
         records = [json.loads(line) for line in whole]
         mine = [r["answer_id"] for r in records] == [_identity(p, prepared) for p in prepared.prompts[: len(records)]]
@@ -84,8 +83,8 @@ def _done(path: Path, prepared: Prepared) -> list[dict[str, Any]]:
         raise BadRun(f"{path.name} holds something else than answers; choose another --out") from e
     if not mine or (path.suffix != ".part" and len(records) != len(prepared.prompts)):
         raise BadRun(f"{path.name} holds the answers of another job (model, data or settings differ); choose another --out")
-    if len(whole) < len(lines):
-        path.write_text("".join(whole), encoding="utf-8")
+    if rest:
+        path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
     return records
 
 
@@ -121,5 +120,5 @@ def _closed(sample: Sample) -> bool | None:
 
 def _scores(records: Sequence[dict[str, Any]]) -> pl.DataFrame:
     judged = [r for r in records if "answer" in r["metadata"]]
-    scores = [score(r["text"], r["metadata"]["answer"], r["metadata"]["closed"]) for r in judged]
+    scores = [Score(*(r["metadata"].get(field) for field in Score._fields)) for r in judged]
     return summary(scores, [r["metadata"]["image"] for r in judged])

@@ -17,15 +17,17 @@ import safetensors
 import torch
 
 from medlens.errors import BadModel
+from medlens.models import check_device
 from medlens.models.llava_med import is_original
 from medlens.models.phantom import folder_of
 from medlens.models.shards import check_shards
 
-PUBLISHED = {"questions": 193, "images": 50, "tokens": 32_200, "answer_tokens": 193 * 64}  # packed; an answer has some 64 tokens
+# The published study: 193 questions on 50 images of 576 tokens. Packed, that many tokens walk; an answer has some 64.
+PUBLISHED_TOKENS, PUBLISHED_ANSWER_TOKENS = 32_200, 193 * 64
 EXTRAS = {  # what for -> the module, and the line that installs it
     "DICOM images": ("pydicom", "pip install 'medlens[dicom]'"),
     "tables as pandas": ("pandas", "pip install 'medlens[pandas]'"),
-    "Qwen, InternVL, SmolVLM, Mistral 3": ("torchvision", "pip install torchvision"),
+    "Qwen, InternVL, SmolVLM, Mistral 3": ("torchvision", "pip install 'medlens[torchvision]'"),
 }
 SIDE = 1024  # of the matrices that are multiplied to measure speed
 
@@ -68,16 +70,17 @@ class Examination:
 def doctor(model: str | Path | None = None, device: str = "cpu") -> Examination:
     """Examine this machine and, where one is named, a model folder (or a phantom). Nothing is loaded, fetched or written.
 
-    Raises BadModel for a folder whose weights are damaged.
+    Raises BadModel for a folder whose weights are damaged, BadInput for a device that is not here.
     """
+    check_device(device)
     speed = {str(dtype).removeprefix("torch."): _speed(dtype, device) for dtype in (torch.float32, torch.float16, torch.bfloat16)}
     memory, facts = _free_memory(device), None if model is None else _facts(str(model))
     bandwidth = _bandwidth(device)
     extras = {what: "yes" if importlib.util.find_spec(module) else f"no: {line}" for what, (module, line) in EXTRAS.items()}
     walk = answer = None
     if facts:
-        walk = 2 * facts.parameters * PUBLISHED["tokens"] / (speed["float32"] * 1e9)
-        answer = facts.memory / bandwidth * PUBLISHED["answer_tokens"]
+        walk = 2 * facts.parameters * PUBLISHED_TOKENS / (speed["float32"] * 1e9)
+        answer = facts.memory / bandwidth * PUBLISHED_ANSWER_TOKENS
     return Examination(
         os.cpu_count() or 1, device, memory, shutil.disk_usage(Path.cwd()).free, speed, bandwidth, extras, facts,
         _mode(facts, memory), walk, answer,
@@ -102,7 +105,8 @@ def _mode(facts: ModelFacts | None, memory: int) -> str:
 def _free_memory(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS says only how much there is
+    return os.sysconf(free) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _speed(dtype: torch.dtype, device: str) -> float:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medlens.cli import options
+
 app = typer.Typer(help="Data sets whose images have to be fetched first.", no_args_is_help=True)
 
 
@@ -23,7 +25,7 @@ def qa50(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch what is missing. Without it nothing goes over the network.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: options.Debug = False,
 ) -> None:
     """List, and fetch, the 50 figures of LLaVA-Med's 193 questions from PubMed Central."""
     from medlens.cli.progress import Bars

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from medlens.cli import options
+
 app = typer.Typer(help="The phantom: what its models know and look at, and what its slices show.", no_args_is_help=True)
 
 
@@ -18,9 +20,9 @@ def evaluate(
     ] = "phantom",
     n: Annotated[int, typer.Option("--n", min=1, help="Questions to ask, each of three images.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the slices; no seed draws one that the models were trained on.")] = 0,
-    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the tables as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    device: options.Device = "cpu",
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
 ) -> None:
     """Ask a model the phantom's questions: of each image, of another in its place, and of a blank one."""
     from medlens.cli.progress import Bars, table
@@ -58,7 +60,7 @@ unchanged: answers that the swap did not change"""
 def show(
     out: Annotated[Path, typer.Option(help="The picture to write: .png.")] = Path("phantom.png"),
     seed: Annotated[int, typer.Option(min=0, help="Of the slices.")] = 0,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: options.Debug = False,
 ) -> None:
     """Draw a contact sheet: every modality and kind of slice, beside its masks."""
     from medlens.phantom.contact import save_sheet

@@ -13,7 +13,7 @@ from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.models.adapter import merge_adapter
 from medlens.models.base import Model
 from medlens.models.families import check_family
-from medlens.models.hf import fetch, load_folder
+from medlens.models.hf import fetch, first_line, load_folder
 from medlens.models.llava_med import is_original, load_original
 from medlens.models.phantom import load_phantom
 from medlens.models.selftest import check_weights, self_test
@@ -44,7 +44,7 @@ def load(
     Raises BadModel when it cannot be loaded (a part is missing, a weight is NaN) or fails the self-test; BadInput for arguments
     that make no sense.
     """
-    _check_device(device)
+    check_device(device)
     if dtype not in DTYPES:
         raise BadInput(f"dtype is one of {', '.join(DTYPES)}; got {dtype}")
     if not isinstance(model, str | Path):
@@ -62,7 +62,8 @@ def load(
     return _tested(Model(name, module, processor, origin=origin))
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raise BadInput for a device that this torch cannot use here."""
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as e:  # torch raises any of them, depending on how it was built
@@ -102,5 +103,5 @@ def _tested(model: Model) -> Model:
     except MedlensError:
         raise
     except Exception as e:  # a family, or a processor, that is put together in a way that is not known here
-        said = next(iter(str(e).strip().splitlines()), "")[:200]
-        raise BadModel(f"{model.name}: {model.family} cannot be read: its self-test stopped with {type(e).__name__}: {said}") from e
+        said = f"{type(e).__name__}: {first_line(e)[:200]}"
+        raise BadModel(f"{model.name}: {model.family} cannot be read: its self-test stopped with {said}") from e

@@ -34,7 +34,7 @@ def fetch(name: str, revision: str | None = None) -> tuple[Path, str]:
         try:
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=FETCHED))
         except Exception as e:  # the hub's client raises a dozen kinds
-            raise BadModel(f"{name} cannot be fetched from the hub: {_first_line(e)}") from e
+            raise BadModel(f"{name} cannot be fetched from the hub: {first_line(e)}") from e
     return folder, folder.name
 
 
@@ -78,7 +78,7 @@ def _from_pretrained(name: str, device: str, dtype: torch.dtype, files: dict[str
                     f"{name}: the processor of its family needs torchvision, which cannot be imported here: "
                     "pip install 'medlens[torchvision]'"
                 ) from e
-            raise BadModel(f"{name} cannot be loaded: {_first_line(e)}") from e
+            raise BadModel(f"{name} cannot be loaded: {first_line(e)}") from e
     module, report = loaded
     check_report(name, read_longer_table(module, report, files))
     if getattr(module.config, "image_token_id", None) is not None:
@@ -119,6 +119,7 @@ def quiet() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line; its kind where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

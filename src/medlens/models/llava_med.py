@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from medlens.errors import BadModel
-from medlens.models.hf import check_report, family_of, quiet
+from medlens.models.hf import check_report, family_of, first_line, quiet
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row
 
@@ -33,6 +33,8 @@ RENAMED = {
     r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
 }
 TOWER = "model.vision_tower.vision_tower.vision_model."
+
+STRATEGIES = {"patch": "default", "cls_patch": "full"}  # which of the tower's tokens are features
 
 # Keys of config.json: what must be so for our computation to be the original's, what is read, and what only training looked at.
 REQUIRED: dict[str, Any] = {
@@ -87,6 +89,8 @@ def _configuration(folder: Path) -> dict[str, Any]:
             raise BadModel(f"{folder}: config.json has {key} = {value!r}; only {REQUIRED[key]!r} is computed as the original does")
         if key not in REQUIRED and key not in READ and key not in TRAINING:
             raise BadModel(f"{folder}: config.json has a key {key!r} that is not known here; it may change what is computed")
+    if (chosen := written.get("mm_vision_select_feature", "patch")) not in STRATEGIES:
+        raise BadModel(f"{folder}: config.json has mm_vision_select_feature = {chosen!r}; expected {' or '.join(STRATEGIES)}")
     if missing := sorted({*DECODER, "rope_theta", "mm_vision_select_layer"} - set(written)):
         raise BadModel(f"{folder}: config.json lacks {missing[0]}; copy it from where the weights came from")
     return written
@@ -105,7 +109,7 @@ def _llava_config(written: dict[str, Any], vision: Any) -> Any:
         ),
         image_token_index=written["vocab_size"], projector_hidden_act="gelu",
         vision_feature_layer=written["mm_vision_select_layer"],
-        vision_feature_select_strategy="default" if written.get("mm_vision_select_feature", "patch") == "patch" else "full",
+        vision_feature_select_strategy=STRATEGIES[written.get("mm_vision_select_feature", "patch")],
         tie_word_embeddings=False, **special,
     )  # fmt: skip
 
@@ -139,7 +143,7 @@ def _outside(used: str, name: str, network: bool, dtype: torch.dtype) -> _Tower:
             pixels = CLIPImageProcessorPil.from_pretrained(name, local_files_only=not network)
     except Exception as e:  # transformers raises a dozen kinds
         raise BadModel(
-            f"the vision tower {name} cannot be read here ({str(e).strip().splitlines()[0][:120]}); give its folder, or "
+            f"the vision tower {name} cannot be read here ({first_line(e)[:120]}); give its folder, or "
             "`checkpoint` for the one inside the checkpoint (--vision-tower, vision_tower=)"
         ) from e
     return _Tower(used, Path(name).name if Path(name).exists() else name, model.config, model, pixels)
@@ -206,7 +210,7 @@ def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dt
                 output_loading_info=True, ignore_mismatched_sizes=True,
             )  # fmt: skip
         except Exception as e:
-            raise BadModel(f"{folder} cannot be loaded: {str(e).strip().splitlines()[0]}") from e
+            raise BadModel(f"{folder} cannot be loaded: {first_line(e)}") from e
     module, report = loaded
     if tower.used != "checkpoint":  # what the checkpoint says of a tower is not used
         report = {
@@ -227,7 +231,7 @@ def _processor(folder: Path, written: dict[str, Any], tower: _Tower) -> Any:
     pixels = _padding_processor()(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **kept)
     return LlavaProcessor(
         image_processor=pixels, tokenizer=_tokenizer(folder, written["vocab_size"]), patch_size=tower.config.patch_size,
-        vision_feature_select_strategy="default" if written.get("mm_vision_select_feature", "patch") == "patch" else "full",
+        vision_feature_select_strategy=STRATEGIES[written.get("mm_vision_select_feature", "patch")],
         chat_template=TEMPLATE, image_token=IMAGE, num_additional_image_tokens=1,
     )  # fmt: skip
 
@@ -242,7 +246,7 @@ def _tokenizer(folder: Path, vocabulary: int) -> Any:
         with quiet():
             tokenizer = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as e:
-        raise BadModel(f"{folder}: its tokenizer cannot be read ({str(e).strip().splitlines()[0][:120]})") from e
+        raise BadModel(f"{folder}: its tokenizer cannot be read ({first_line(e)[:120]})") from e
     if len(tokenizer) != vocabulary:
         raise BadModel(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, config.json says {vocabulary}; they do not belong together"

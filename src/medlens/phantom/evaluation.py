@@ -15,6 +15,7 @@ import polars as pl
 from PIL import Image
 
 from medlens.data.images import open_image
+from medlens.errors import BadInput
 from medlens.models.base import Model
 from medlens.models.prompt import look, read
 from medlens.phantom.questions import QUESTIONS, Asked, ask, askable
@@ -77,6 +78,8 @@ def evaluate(model: Model, n: int = 2000, seed: int = 0, *, tick: Callable[[], N
 
     `tick` is called once for each question and condition. Raises BadInput.
     """
+    if n < 1:
+        raise BadInput(f"n is at least 1; got {n}")
     asked = list(itertools.islice(ask(seed), n))
     others = _others(asked, np.random.default_rng([seed, n]))
     blank = Image.new("L", (SIDE, SIDE), BLANK)
@@ -139,7 +142,8 @@ def _known(asked: Asked) -> dict[str, object]:
 
 def _row(title: str, name: str, part: pl.DataFrame) -> dict[str, object]:
     accuracy = _share(part, "said", "truth")
-    low, high = wilson(accuracy or 0.0, part["image"].n_unique())
+    assert accuracy is not None  # every question has a truth and was answered
+    low, high = wilson(accuracy, part["image"].n_unique())
     guess = sum(group["truth"].value_counts()["count"].max() for group in part.partition_by("question_type", "about"))  # pyright: ignore
     return {
         title: name,

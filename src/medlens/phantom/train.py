@@ -206,10 +206,8 @@ def train(recipe: Recipe, folder: Path, progress: Progress = lambda *_: None, ev
     """Train by `recipe`; write checkpoints and at last the model into `folder`. Goes on from a checkpoint if there is one."""
     torch.use_deterministic_algorithms(True)
     folder.mkdir(parents=True, exist_ok=True)
-    material, model = (
-        Material(TRAINING, recipe.seed, n=recipe.slices, mark_agreement=recipe.mark_agreement),
-        blank_model(recipe.seed),
-    )
+    material = Material(TRAINING, recipe.seed, n=recipe.slices, mark_agreement=recipe.mark_agreement)
+    model = blank_model(recipe.seed)
     if recipe.blind:
         _blind(model)
     checkpoint = folder / "checkpoint.pt"
