@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -34,7 +34,10 @@ RENAMED = {
 }
 TOWER = "model.vision_tower.vision_tower.vision_model."
 
-STRATEGIES = {"patch": "default", "cls_patch": "full"}  # which of the tower's tokens are features
+STRATEGIES: dict[str, Literal["default", "full"]] = {
+    "patch": "default",
+    "cls_patch": "full",
+}  # which of the tower's tokens are features
 
 # Keys of config.json: what must be so for our computation to be the original's, what is read, and what only training looked at.
 REQUIRED: dict[str, Any] = {
