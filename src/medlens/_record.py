@@ -21,6 +21,7 @@ import torch
 from medlens import store
 from medlens.data.intake import Intake
 from medlens.models import Model
+from medlens.models.weights import digest
 from medlens.phantom.questions import is_phantom
 from medlens.plan import Plan
 from medlens.types import Answer, Row, Sample
@@ -148,12 +149,9 @@ def _peak_memory() -> int:
 
 
 def fingerprint(model: Model) -> str:
-    """Of names, shapes and values of the weights (of tensors over 4 million entries, every k-th) and of how prompts are made."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.module.state_dict().items()):
-        flat = weight.flatten()
-        sampled = flat[:: max(1, len(flat) // 4_000_000)].contiguous().cpu().view(torch.uint8)
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(sampled.numpy().tobytes())
-    digest.update(json.dumps([model.processor.chat_template, model.processor.image_processor.to_dict()], default=str).encode())
-    return digest.hexdigest()[:16]
+    """Of names, shapes and values of the weights (of large ones, every k-th value) and of how prompts are made. The same for a
+    model that is streamed, whose weights were all read once by its self-test."""
+    digests = dict(model.weights.digests) if model.weights else {}
+    found = {name: digests.get(name) or digest(w) for name, w in sorted(model.module.state_dict().items())}
+    made = [model.processor.chat_template, model.processor.image_processor.to_dict()]
+    return hashlib.sha256(json.dumps([found, made], default=str).encode()).hexdigest()[:16]
