@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -110,7 +108,6 @@ def describe_machine() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
-        "peak_memory": _peak_memory(),
     }
 
 
@@ -134,18 +131,13 @@ def _flag(name: str, value: Any) -> str:
 def public_plan(plan: Plan) -> dict[str, Any]:
     """The plan without the paths in it."""
     adapter = plan.adapter and public_name(plan.adapter)
-    return plan.as_dict() | {"vision_tower": public_name(plan.vision_tower), "adapter": adapter}
+    scratch = plan.scratch and public_name(plan.scratch)
+    return plan.as_dict() | {"vision_tower": public_name(plan.vision_tower), "adapter": adapter, "scratch": scratch}
 
 
 def public_name(name: str) -> str:
     """A model's name without the path to it: that is the user's own business."""
     return Path(name).name if Path(name).exists() else name
-
-
-def _peak_memory() -> int:
-    """Bytes, of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def fingerprint(model: Model) -> str:

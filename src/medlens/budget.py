@@ -9,11 +9,10 @@ import sys
 import threading
 from pathlib import Path
 
-import torch
-
 from medlens.errors import BadInput
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+BASE_MEMORY = 600 * 2**20  # Python, torch and transformers, imported
 STATUS = Path("/proc/self/status")
 INTERVAL = 0.02  # seconds between two looks at the memory
 
@@ -38,6 +37,8 @@ def readable(size: float) -> str:
 def free_memory(device: str = "cpu") -> int:
     """Bytes of memory that nobody uses: of the machine, or of a GPU. What the system caches of files counts as free."""
     if device.startswith("cuda"):
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

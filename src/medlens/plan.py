@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from medlens.budget import bytes_of
 from medlens.errors import BadInput
+
+HOW = ("memory", "scratch")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,9 @@ class Plan:
     adapter: a folder with a LoRA adapter to merge into the model: see `load`.
     device, dtype: where and in which float type the model runs, when `study` loads it.
     skip_bad: leave out samples that cannot be read, and list them, instead of stopping.
+
+    What follows says how, and changes no result. memory: at most so much, such as "4GiB" (default: what is free); a model that
+    needs more is streamed. scratch: a folder for what waits on disk (default: beside the run).
     """
 
     instruments: tuple[str, ...] = ("geometry",)
@@ -40,6 +46,8 @@ class Plan:
     device: str = "cpu"
     dtype: str = "float32"
     skip_bad: bool = False
+    memory: str | None = None
+    scratch: str | None = None
 
     def __post_init__(self) -> None:
         self._need(self.instruments == ("geometry",), "instruments", "('geometry',): the only one yet")
@@ -56,9 +64,16 @@ class Plan:
         self._need(self.neighbour_rows >= 3, "neighbour_rows", "at least 3")
         self._need(0 < self.keep < 1, "keep", "a share between 0 and 1")
 
+        if self.memory is not None:
+            bytes_of(self.memory)
+
     def _need(self, held: bool, field: str, expected: str) -> None:
         if not held:
             raise BadInput(f"{field} is {getattr(self, field)!r}; expected {expected}")
 
     def as_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # as JSON gives it back
+
+    def what(self) -> dict[str, Any]:
+        """The part that the results depend on."""
+        return {k: v for k, v in self.as_dict().items() if k not in HOW}

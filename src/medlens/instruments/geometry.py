@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from medlens.measures import MEASURES
+from medlens.measures.neighbours import CHUNK
+from medlens.plan import Plan
 from medlens.stats import CosineSums, Moments, PairSums, RowSample
 from medlens.stats.rows import priority
 from medlens.types import GROUPS, Row, Value
@@ -30,6 +32,23 @@ class Mergeable(Protocol):
 
 
 Sums = TypeVar("Sums", bound=Mergeable)
+
+
+class Size(NamedTuple):
+    """Bytes: of the sums while the cases pass, and what is needed beside them while they are read."""
+
+    held: int
+    reading: int
+
+
+def geometry_bytes(counts: Mapping[str, int], width: int, plan: Plan) -> Size:
+    """What `Geometry` needs for so many rows of each group."""
+    matrix = width * width * 8
+    groups = [n for group, n in counts.items() if group != "all" and n]
+    held = sum(3 * matrix for n in groups)
+    rows = sum(min(n, plan.neighbour_rows) * width * 8 for n in groups)
+    neighbours = min(counts["all"], plan.neighbour_rows) * (2 * width + 3 * CHUNK) * 8
+    return Size(held + rows, max(3 * matrix * 2 + 4 * matrix, neighbours))
 
 
 class StateSums:
@@ -62,7 +81,7 @@ class Geometry:
         self._states = self._fresh()
         self._last = self._fresh()
         self._normed = self._fresh()
-        self._normed_moments = {g: Moments() for g in GROUPS}
+        self._moments = {v: {g: Moments() for g in GROUPS} for v in ("raw", "normed")}  # of the last state
         self._priorities: dict[int, dict[str, Tensor]] = {}
 
     def _fresh(self) -> dict[str, StateSums]:
@@ -74,6 +93,7 @@ class Geometry:
             self._states[group].update(before[places], case.image, self._order(case, group, places))
 
     def leave(self, block: int) -> None:
+        """All cases have passed this block."""
         for group, pairs in self._with_all(self._pairs, PairSums):
             for name, measure in MEASURES.items():
                 if measure.needs == "pairs":
@@ -81,29 +101,30 @@ class Geometry:
             self._note_state(block, group, "raw", pairs.x)
         for group, sums in self._with_all(self._states, lambda: StateSums(self.cap)):
             self._note_cosines_and_rows(block, group, "raw", sums)
-        self._depth = block + 1
-        self._outgoing = {g: p.y for g, p in self._pairs.items()}
         self._pairs = {g: p.follow() for g, p in self._pairs.items()}
         self._states = self._fresh()
+
+    def conclude(self, layer: int) -> None:
+        """All cases have left the last block, in this state."""
+        for variant, sums in (("raw", self._last), ("normed", self._normed)):
+            for group, m in self._with_all(self._moments[variant], Moments):
+                self._note_state(layer, group, variant, m)
+            for group, s in self._with_all(sums, lambda: StateSums(self.cap)):
+                self._note_cosines_and_rows(layer, group, variant, s)
 
     def finish(self, case: Passing, raw: Tensor, normed: Tensor) -> None:
         for group, places in self._groups(case):
             order = self._order(case, group, places)
-            self._last[group].update(raw[places], case.image, order)
-            self._normed[group].update(normed[places], case.image, order)
-            self._normed_moments[group].update(normed[places])
+            for variant, state, sums in (("raw", raw, self._last), ("normed", normed, self._normed)):
+                self._moments[variant][group].update(state[places])
+                sums[group].update(state[places], case.image, order)
 
-    def rows(self) -> list[Row]:
-        """All rows, once the walk is over: the last state, raw and normed, is added here."""
-        for variant, moments, sums in (
-            ("raw", self._outgoing, self._last),
-            ("normed", self._normed_moments, self._normed),
-        ):
-            for group, m in self._with_all(moments, Moments):
-                self._note_state(self._depth, group, variant, m)
-            for group, s in self._with_all(sums, lambda: StateSums(self.cap)):
-                self._note_cosines_and_rows(self._depth, group, variant, s)
-        return self.found
+    def noted(self) -> list[tuple[Any, ...]]:
+        """What was found so far, as JSON holds it; `recall` takes it up again, and the next block follows."""
+        return [tuple(row) for row in self.found]
+
+    def recall(self, noted: Sequence[Sequence[Any]]) -> None:
+        self.found = [Row(*row) for row in noted]
 
     def _groups(self, case: Passing) -> Iterator[tuple[str, list[int]]]:
         for group in GROUPS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -47,7 +47,7 @@ def walk(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], tic
                 visitor.leave(passed)
 
 
-def steps(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], tick: Tick, room: Room) -> Iterator[int]:
+def steps(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], tick: Tick, room: Room) -> Generator[int]:
     """The walk, a block at a time: yields b when all cases have passed block b, and L when all have left the last one.
 
     The states wait in `room`, and the walk begins at the block that the room says. Of a model that is streamed, one block is in

@@ -58,7 +58,6 @@ class Files(Room):
     def __init__(
         self, folder: Path, lengths: Sequence[int], width: int, dtype: torch.dtype, device: torch.device, begun: int = 0
     ) -> None:
-        super().__init__()
         self.begun = begun
         self._folder, self._lengths, self._width, self._dtype, self._device = folder, lengths, width, dtype, device
         self._starts = [0, *accumulate(n * width * STATE_BYTES for n in lengths)]
@@ -92,6 +91,11 @@ class Files(Room):
         if layer in self._open:
             self._open.pop(layer).close()
         self._path(layer).unlink(missing_ok=True)
+
+    def holds(self, layer: int) -> bool:
+        """Whether all of state `layer` is there, left by an earlier walk."""
+        path = self._path(layer)
+        return path.exists() and path.stat().st_size == self._starts[-1]
 
     def keep(self, tree: Any) -> Any:
         return self._spill.keep(tree)
