@@ -134,7 +134,7 @@ def _neighbours(model: Model, laid: Sequence[Case], plan: Plan) -> float:
 
 def _memory(model: Model, laid: Sequence[Case], plan: Plan) -> int:
     """Bytes, at the most expensive moment: all cases entering, one of them in a block beside the sums, or the sums being read."""
-    sums, longest = geometry_bytes(_counts(laid), model.width, plan), max(len(case.pack.ids) for case in laid)
+    sums, longest = geometry_bytes(_counts(laid), model.width, plan, model.dtype.itemsize), max(len(case.pack.ids) for case in laid)
     inner = max((getattr(model.text_config, "intermediate_size", 0) or 0), model.width)
     active = longest * (4 * inner + 12 * model.width) * model.dtype.itemsize + longest**2 * 8
     if model.weights is None:

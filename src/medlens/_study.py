@@ -22,7 +22,7 @@ from medlens.plan import Plan
 from medlens.report import write_report
 from medlens.types import Answer, Row, Sample
 from medlens.unfinished import Unfinished, explained, remove_rests, unfinished
-from medlens.walk.cases import Prompt, cases
+from medlens.walk.cases import Prompt, cases, folds_of
 from medlens.walk.forward import steps
 from medlens.walk.generate import answer_prompt, decoding_of
 from medlens.walk.room import Files
@@ -107,7 +107,7 @@ def _walk(prepared: Prepared, prompts: list[Prompt], work: Unfinished, watcher: 
     """The rows of all blocks. Goes on behind the last block that was finished, if its states are there."""
     model, plan = prepared.model, prepared.plan
     laid = cases(model, prompts)
-    geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed)
+    geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed, folds_of(laid, plan.folds))
     room = Files(work.scratch, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
     noted = work.progress
     if noted and (noted["state"] > model.depth or room.holds(noted["state"])):

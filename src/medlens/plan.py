@@ -20,6 +20,7 @@ class Plan:
     answers: "generate" (then read on) or "given" (the data's own). max_new_tokens: cap of a generated answer; temperature: 0 for
     greedy ones, else they are drawn, from the `top_p` share of the probability; stop: words at which an answer ends.
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
+    folds: of whole images (patients where the data name them): sums are kept for each.
     vision_tower: of a checkpoint in LLaVA-Med's original layout: see `load`.
     adapter: a folder with a LoRA adapter to merge into the model: see `load`.
     device, dtype: where and in which float type the model runs, when `study` loads it.
@@ -41,6 +42,7 @@ class Plan:
     stop: tuple[str, ...] = ()
     neighbour_rows: int = 4096
     keep: float = 0.9
+    folds: int = 5
     vision_tower: str = "external"
     adapter: str | None = None
     device: str = "cpu"
@@ -64,6 +66,7 @@ class Plan:
         self._need(self.neighbour_rows >= 3, "neighbour_rows", "at least 3")
         self._need(0 < self.keep < 1, "keep", "a share between 0 and 1")
 
+        self._need(self.folds >= 1, "folds", "at least 1")
         if self.memory is not None:
             bytes_of(self.memory)
 
