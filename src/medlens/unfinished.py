@@ -90,6 +90,21 @@ def unfinished(out: Path, identity: Mapping[str, str], scratch: Path | None = No
             _remove(folder, large)
 
 
+@contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """A folder to write into; becomes `out` when the context ends well, and vanishes when it does not: for what is not gone on with."""
+    out = out.absolute()
+    folder = out.with_name(f"{out.name}.part")
+    with explained(out), _parents(folder):
+        folder.mkdir()
+        try:
+            yield folder
+            _rename(folder, out)
+        except BaseException:
+            _remove(folder)
+            raise
+
+
 def remove_rests(out: Path, scratch: Path | None = None) -> None:
     """What a process that was killed between its last two steps has left beside a finished run."""
     folder = out.absolute().with_name(out.name + ".part")
