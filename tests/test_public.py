@@ -36,6 +36,8 @@ NAMES = [
     "linearity_of_update",
     "load",
     "mean_cosine",
+    "merge",
+    "study_shard",
     "mean_cosine_between",
     "measures",
     "open_run",

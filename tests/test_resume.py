@@ -89,14 +89,14 @@ def stop_at(monkeypatch, block):
 def test_answers_that_are_written_are_not_asked_again(phantom, whole, tmp_path, monkeypatch, quick_report):
     asked = []
 
-    def answer(model, prompt, decoding, real=medlens._study.answer_prompt):
+    def answer(model, prompt, decoding, real=medlens._answering.answer_prompt):
         asked.append(prompt.sample.id)
         if len(asked) == 5:
             raise Interrupted
         return real(model, prompt, decoding)
 
     monkeypatch.setattr("medlens._study.foresee", lambda *a: no_forecast())
-    monkeypatch.setattr("medlens._study.answer_prompt", answer)
+    monkeypatch.setattr("medlens._answering.answer_prompt", answer)
     with pytest.raises(Interrupted):
         medlens.study(phantom, "phantom", PLAN, tmp_path / "run")
     with (tmp_path / "run.part" / "answers.jsonl").open("a") as file:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from medlens._answers import answer_all as answer_all
     from medlens._doctor import doctor as doctor
     from medlens._forecast import Forecast as Forecast
+    from medlens._merge import merge as merge
+    from medlens._merge import study_shard as study_shard
     from medlens._study import forecast as forecast
     from medlens._study import study as study
     from medlens.data import read as read
@@ -46,6 +48,7 @@ _HOMES = {
     "medlens._answers": ("Answers", "answer_all"),
     "medlens._doctor": ("doctor",),
     "medlens._forecast": ("Forecast",),
+    "medlens._merge": ("merge", "study_shard"),
     "medlens._study": ("forecast", "study"),
     "medlens.data": ("read",),
     "medlens.errors": ("MedlensError",),

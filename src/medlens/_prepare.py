@@ -64,9 +64,11 @@ class Prepared:
 
 
 def prepare(
-    model: Model | str | Path, samples: Sequence[Sample] | str | Path, plan: Plan, watcher: Watcher, scratch: Path | None = None
-) -> Prepared:
-    """scratch: where processed images wait until they are needed; without it, in memory."""
+    model: Model | str | Path, samples: Sequence[Sample] | str | Path, plan: Plan, watcher: Watcher, scratch: Path | None = None,
+    *, light: bool = False,
+) -> Prepared:  # fmt: skip
+    """scratch: where processed images wait until they are needed; without it, in memory. light: others will compute, so the weights
+    can stay in their files."""
     chosen, data_name, unread = _gather(samples, plan)
     watcher.begin("checking images", len(chosen))
     intake = take_in(chosen, plan.skip_bad, watcher.tick)
@@ -75,7 +77,7 @@ def prepare(
     watcher.begin("loading the model", 1)
     if isinstance(model, Model) and plan.adapter is not None:
         raise BadInput("this model is loaded already: give the adapter to medlens.load, not to the plan")
-    loaded = model if isinstance(model, Model) else _load(model, plan)
+    loaded = model if isinstance(model, Model) else _load(model, plan, light)
     watcher.tick()
     watcher.begin("reading prompts", len(intake.samples))
     prompts, intake = _prompts(loaded, intake, plan, watcher, None if scratch is None else Spill(scratch))
@@ -84,8 +86,9 @@ def prepare(
     return Prepared(loaded, intake, prompts, plan, data_name, unread, identity)
 
 
-def _load(model: str | Path, plan: Plan) -> Model:
-    memory = None if plan.memory is None else max(1, int(MOST * (bytes_of(plan.memory) - BASE_MEMORY)))
+def _load(model: str | Path, plan: Plan, light: bool) -> Model:
+    allowed = None if plan.memory is None else max(1, int(MOST * (bytes_of(plan.memory) - BASE_MEMORY)))
+    memory = 1 if light else allowed
     return load(
         model, device=plan.device, dtype=plan.dtype, vision_tower=plan.vision_tower, adapter=plan.adapter, memory=memory
     )  # fmt: skip

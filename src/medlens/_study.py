@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medlens import _record, store
+from medlens._answering import answer_prompts
+from medlens._crew import Processes
 from medlens._forecast import Forecast, foresee
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens.budget import Meter, bytes_of, readable
 from medlens.errors import BadInput, CannotWrite
 from medlens.instruments.geometry import Geometry
 from medlens.models import Model
-from medlens.models import prompt as prompts_
 from medlens.plan import Plan
 from medlens.report import write_report
 from medlens.types import Answer, Row, Sample
 from medlens.unfinished import Unfinished, explained, remove_rests, unfinished
 from medlens.walk.cases import Prompt, cases, folds_of
 from medlens.walk.forward import steps
-from medlens.walk.generate import answer_prompt, decoding_of
 from medlens.walk.room import Files
+from medlens.walk.shares import shares
 
 
 def study(
@@ -45,9 +45,10 @@ def study(
     Raises a MedlensError: see `load`, `read` and `forward`; BadRun when `out` holds something else; CannotWrite.
     """
     began, watcher, out = time.monotonic(), watcher or Nobody(), Path(out)
-    scratch = _scratch(out, plan)
+    scratch, shared = _scratch(out, plan), plan.workers > 1 or plan.cluster is not None
     with Meter() as meter, explained(out):
-        prepared = prepare(model, samples, plan, watcher, scratch)
+        named = _named(model, samples) if shared else None
+        prepared = prepare(model, samples, plan, watcher, scratch, light=shared)
         if (done := store.finished(out, prepared.identity)) is not None:
             remove_rests(out, scratch if plan.scratch else None)
             return done
@@ -56,10 +57,7 @@ def study(
         _check(out, scratch, forecast, plan)
         clock = _Clock(preparing=time.monotonic() - began)
         with unfinished(out, prepared.identity, scratch if plan.scratch else None) as work:
-            with clock("answering"):
-                answers, prompts = _answer(prepared, work, watcher)
-            with clock("walking"):
-                rows = _walk(prepared, prompts, work, watcher)
+            answers, rows = _together(prepared, named, work, watcher, clock) if named else _alone(prepared, work, watcher, clock)
             with work.becoming(out) as folder:
                 watcher.begin("writing the report", 1)
                 _record.write_tables(folder, prepared.intake, answers, rows)
@@ -82,32 +80,23 @@ def forecast(
     return foresee(prepared.model, prepared.intake, prepared.prompts, cases(prepared.model, prepared.prompts), plan)
 
 
-def _answer(prepared: Prepared, work: Unfinished, watcher: Watcher) -> tuple[list[Answer | None], list[Prompt]]:
-    """Every sample's answer, and its prompt with the answer behind it. What is written already is not asked again."""
-    model, plan = prepared.model, prepared.plan
-    watcher.begin("answering", len(prepared.prompts))
-    known = [Answer(**written) for written in work.answers()]
-    answers: list[Answer | None] = []
-    told = []
-    for k, prompt in enumerate(prepared.prompts):
-        if plan.answers == "given":
-            said = None if prompt.sample.answer is None else Answer(prompt.sample.answer)
-        elif k < len(known):
-            said = known[k]
-        else:
-            said = answer_prompt(model, prompt, decoding_of(plan))
-            work.add_answer({"text": str(said), "ids": said.ids, "logprobs": said.logprobs, "ended": said.ended})
-        answers.append(said)
-        told.append(replace(prompt, tokens=prompts_.read(model, prompt.sample, prompt.look, str(said))) if said else prompt)
-        watcher.tick()
-    return answers, told
+Found = tuple[Sequence[Answer | None], list[Row]]
+
+
+def _alone(prepared: Prepared, work: Unfinished, watcher: Watcher, clock: _Clock) -> Found:
+    """Answers and rows, computed in this process."""
+    with clock("answering"):
+        watcher.begin("answering", len(prepared.prompts))
+        answers, prompts = answer_prompts(prepared, prepared.prompts, work, watcher.tick)
+    with clock("walking"):
+        return answers, _walk(prepared, prompts, work, watcher)
 
 
 def _walk(prepared: Prepared, prompts: list[Prompt], work: Unfinished, watcher: Watcher) -> list[Row]:
     """The rows of all blocks. Goes on behind the last block that was finished, if its states are there."""
-    model, plan = prepared.model, prepared.plan
+    model = prepared.model
     laid = cases(model, prompts)
-    geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed, folds_of(laid, plan.folds))
+    geometry = _geometry(prepared, folds_of(laid, prepared.plan.folds))
     room = Files(work.scratch, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
     noted = work.progress
     if noted and (noted["state"] > model.depth or room.holds(noted["state"])):
@@ -118,9 +107,72 @@ def _walk(prepared: Prepared, prompts: list[Prompt], work: Unfinished, watcher: 
         watcher.tick()
     if room.begun <= model.depth:
         for passed in steps(model, laid, [geometry], watcher.tick, room):
-            (geometry.leave if passed < model.depth else geometry.conclude)(passed)
-            work.note({"state": passed + 1, "geometry": geometry.noted()})
+            _finish(geometry, passed, prepared, work)
     return geometry.found
+
+
+def _together(prepared: Prepared, named: tuple[str, str], work: Unfinished, watcher: Watcher, clock: _Clock) -> Found:
+    """Answers and rows, computed by several processes or machines. Goes on behind the last block whose sums were read."""
+    model, plan = prepared.model, prepared.plan
+    geometry = _geometry(prepared, {})
+    begun = 0
+    if noted := work.progress:
+        begun = noted["state"]
+        geometry.recall(noted["geometry"])
+    with _crew(plan, named, work.scratch, begun) as crew:
+        with clock("answering"):
+            watcher.begin("answering", 1)
+            answers = _in_order(prepared, crew.answers())
+            watcher.tick()
+        with clock("walking"):
+            watcher.begin("walking through the blocks", (model.depth + 1) * crew.count)
+            for _ in range(begun * crew.count):
+                watcher.tick()
+            for block in range(begun, model.depth + 1):
+                for part in crew.parts(block):
+                    geometry.take(part)
+                    watcher.tick()
+                _finish(geometry, block, prepared, work)
+    return answers, geometry.found
+
+
+def _geometry(prepared: Prepared, fold_of: Mapping[str, int]) -> Geometry:
+    plan = prepared.plan
+    return Geometry(plan.neighbour_rows, plan.keep, plan.seed, plan.folds, fold_of)
+
+
+def _finish(geometry: Geometry, passed: int, prepared: Prepared, work: Unfinished) -> None:
+    """All have passed a block, or left the last one: read the sums, and note what was found."""
+    (geometry.leave if passed < prepared.model.depth else geometry.conclude)(passed)
+    work.note({"state": passed + 1, "geometry": geometry.noted()})
+
+
+def _crew(plan: Plan, named: tuple[str, str], scratch: Path, begun: int) -> Any:
+    if plan.cluster is None:
+        return Processes(*named, plan, scratch, begun)
+    from medlens.cluster import Actors  # ray is an extra
+
+    return Actors(*named, plan, begun)
+
+
+def _named(model: object, samples: object) -> tuple[str, str]:
+    """What to tell others who are to load the same."""
+    if not isinstance(model, str | Path) or not isinstance(samples, str | Path):
+        raise BadInput("several workers load model and data by themselves: give both by name or path, not as objects in memory")
+    return tuple(str(Path(n).resolve()) if Path(n).exists() else str(n) for n in (model, samples))  # pyright: ignore
+
+
+def _in_order(prepared: Prepared, of_shares: list[list[Answer]]) -> list[Answer | None]:
+    """The answers of all shares, in the order of the samples."""
+    if prepared.plan.answers == "given":
+        return [None if p.sample.answer is None else Answer(p.sample.answer) for p in prepared.prompts]
+    laid = cases(prepared.model, prepared.prompts)
+    said: dict[str, Answer] = {}
+    for share, answers in zip(shares(laid, folds_of(laid, prepared.plan.folds), len(of_shares)), of_shares, strict=True):
+        images = {case.image for case in share}
+        asked = [prompt.sample.id for prompt in prepared.prompts if prompt.image in images]
+        said |= dict(zip(asked, answers, strict=True))
+    return [said[prompt.sample.id] for prompt in prepared.prompts]
 
 
 def _manifest(prepared: Prepared, forecast: Forecast, seconds: dict[str, float], peak: int) -> dict[str, Any]:

@@ -33,3 +33,7 @@ class BadRun(MedlensError):
 
 class CannotWrite(MedlensError):
     """A file that could not be written (full disk, read-only folder). What was begun has been removed."""
+
+
+class WorkerLost(MedlensError):
+    """A process or machine that shared the work died more often than it is worth trying again, or could not be reached."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from medlens.budget import bytes_of
 from medlens.errors import BadInput
 
-HOW = ("memory", "scratch")
+HOW = ("memory", "scratch", "workers", "cluster")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Plan:
     skip_bad: leave out samples that cannot be read, and list them, instead of stopping.
 
     What follows says how, and changes no result. memory: at most so much, such as "4GiB" (default: what is free); a model that
-    needs more is streamed. scratch: a folder for what waits on disk (default: beside the run).
+    needs more is streamed. scratch: a folder for what waits on disk (default: beside the run). workers: so many processes share the
+    walk, each with a model of its own (and `memory` each). cluster: "auto" or the address of a Ray cluster whose machines share it.
     """
 
     instruments: tuple[str, ...] = ("geometry",)
@@ -50,6 +52,8 @@ class Plan:
     skip_bad: bool = False
     memory: str | None = None
     scratch: str | None = None
+    workers: int = 1
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         self._need(self.instruments == ("geometry",), "instruments", "('geometry',): the only one yet")
@@ -67,6 +71,7 @@ class Plan:
         self._need(0 < self.keep < 1, "keep", "a share between 0 and 1")
 
         self._need(self.folds >= 1, "folds", "at least 1")
+        self._need(self.workers >= 1, "workers", "at least 1")
         if self.memory is not None:
             bytes_of(self.memory)
 
@@ -76,6 +81,12 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # as JSON gives it back
+
+    @classmethod
+    def from_dict(cls, written: Mapping[str, Any]) -> Plan:
+        """The inverse of `as_dict`."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
+        return cls(**fields)
 
     def what(self) -> dict[str, Any]:
         """The part that the results depend on."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from medlens.errors import BadRun, CannotWrite
 from medlens.store import write
+from medlens.types import Answer
 
 IDENTITY, PROGRESS, ANSWERS, LOCK = "identity.json", "progress.json", "answers.jsonl", "lock"
 
@@ -40,7 +41,7 @@ class Unfinished:
         write(fresh, json.dumps(progress))
         fresh.replace(self.folder / PROGRESS)
 
-    def answers(self) -> list[dict[str, Any]]:
+    def answers(self) -> list[Answer]:
         """Those that are written, in order; a last one that was cut off is left out, and taken away."""
         path = self.folder / ANSWERS
         if not path.exists():
@@ -48,11 +49,12 @@ class Unfinished:
         *whole, rest = path.read_text(encoding="utf-8").split("\n")
         if rest:
             write(path, "".join(f"{line}\n" for line in whole))
-        return [json.loads(line) for line in whole]
+        return [Answer(**json.loads(line)) for line in whole]
 
-    def add_answer(self, answer: Mapping[str, Any]) -> None:
+    def add_answer(self, said: Answer) -> None:
+        line = json.dumps({"text": str(said), "ids": said.ids, "logprobs": said.logprobs, "ended": said.ended})
         with (self.folder / ANSWERS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(answer) + "\n")
+            file.write(line + "\n")
 
     @contextmanager
     def becoming(self, out: Path) -> Iterator[Path]:
@@ -78,10 +80,9 @@ def unfinished(out: Path, identity: Mapping[str, str], scratch: Path | None = No
         folder.mkdir(exist_ok=True)
         large = folder if scratch is None else scratch / f"{out.name}.part"
         large.mkdir(exist_ok=True)
-        with _locked(folder):
-            _check_identity(folder, identity)
+        with locked(folder):
             try:
-                write(folder / IDENTITY, json.dumps(identity))
+                check_identity(folder, identity)
                 yield Unfinished(folder, large)
             except BaseException as e:
                 if not _worth_keeping(folder, e):
@@ -92,7 +93,7 @@ def unfinished(out: Path, identity: Mapping[str, str], scratch: Path | None = No
 
 @contextmanager
 def writing(out: Path) -> Iterator[Path]:
-    """A folder to write into; becomes `out` when the context ends well, and vanishes when it does not: for what is not gone on with."""
+    """A folder to write into, for what is not gone on with; becomes `out` when the context ends well, else it vanishes."""
     out = out.absolute()
     folder = out.with_name(f"{out.name}.part")
     with explained(out), _parents(folder):
@@ -109,7 +110,7 @@ def remove_rests(out: Path, scratch: Path | None = None) -> None:
     """What a process that was killed between its last two steps has left beside a finished run."""
     folder = out.absolute().with_name(out.name + ".part")
     if folder.exists():
-        with _locked(folder):
+        with locked(folder):
             _remove(folder, folder if scratch is None else scratch / folder.name)
 
 
@@ -134,23 +135,28 @@ def _remove(*folders: Path) -> None:
 def _worth_keeping(folder: Path, failure: BaseException) -> bool:
     """Whether something is done already, and nothing speaks against going on: the disk was full, or somebody stopped us."""
     done = (folder / PROGRESS).exists() or (folder / ANSWERS).exists()
+    if isinstance(failure, BadRun):
+        return True  # another's
     return done and (isinstance(failure, OSError) or not isinstance(failure, Exception))
 
 
-def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
+def check_identity(folder: Path, identity: Mapping[str, str]) -> None:
+    """Write down whose folder it is, or raise BadRun where it is another's."""
     path = folder / IDENTITY
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else identity
     if other := [what for what in identity if found.get(what) != identity[what]]:
         raise BadRun(
             f"{folder.name} holds the beginning of another study ({' and '.join(other)} differ); choose another --out, or delete it"
         )
+    write(path, json.dumps(identity))
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """One process at a time. Another one waits, or is refused (BadRun)."""
     with (folder / LOCK).open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as e:
             raise BadRun(f"another process is at work on {folder.name}; wait for it, or choose another --out") from e
         yield

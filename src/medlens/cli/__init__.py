@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, data, doctor, phantom, study
+from medlens.cli import answer, data, doctor, merge, phantom, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("study")(study.command)
+app.command("merge")(merge.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.add_typer(phantom.app, name="phantom")

@@ -32,6 +32,11 @@ def command(
     skip_bad: options.SkipBad = False,
     memory: options.Memory = None,
     scratch: options.Scratch = None,
+    workers: Annotated[int, typer.Option(help="So many processes share the walk, each with a model of its own.")] = 1,
+    cluster: Annotated[str | None, typer.Option(help="`auto`, or the address of a Ray cluster whose machines share it.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only one share, such as 3/16, or `env` in a job array; then `medlens merge`.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the price, write nothing.")] = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -44,7 +49,7 @@ def command(
         limit=limit, seed=seed, question=question, window=window_of(window),
         answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
         skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
-        memory=memory, scratch=scratch,
+        memory=memory, scratch=scratch, workers=workers, cluster=cluster,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)
@@ -55,8 +60,12 @@ def command(
         if dry_run:
             _say_forecast(medlens.forecast(model, data, plan, out, watcher=bars), as_json)
             return
+        if shard is not None:
+            folder = medlens.study_shard(model, data, plan, out, shard, watcher=bars)
+            print(f"share: {folder}; when all are done: medlens merge {out}")
+            return
         run = study(model, data, plan, out, watcher=bars)
-    _say_run(run, bars.worked, as_json)
+    say_run(run, bars.worked, as_json)
 
 
 def _say_forecast(forecast: Forecast, as_json: bool) -> None:
@@ -65,7 +74,8 @@ def _say_forecast(forecast: Forecast, as_json: bool) -> None:
     print(json.dumps(forecast.as_dict()) if as_json else price(forecast))
 
 
-def _say_run(run: Run, worked: bool, as_json: bool) -> None:
+def say_run(run: Run, worked: bool, as_json: bool) -> None:
+    """Where the run is, and what was left out."""
     if not worked:
         print(f"medlens: {run.path} holds this very study already; nothing to do", file=sys.stderr)
     for line in run.manifest["data"]["skipped"]:

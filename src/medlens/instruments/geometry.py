@@ -73,24 +73,22 @@ class Geometry:
     """Every measure of `MEASURES` for every state or block and every token group; `all` is the merge of the groups.
 
     cap: rows of a group that enter the intrinsic dimension, fitted on the share `keep` of the ratios. seed: of their choice, which
-    is the same at every layer. fold_of: the fold of each image; sums are kept by fold.
+    is the same at every layer. folds, and fold_of: the fold of each image; sums are kept by fold.
 
     Cases of one image must pass one after the other. When all have passed a block: `leave`; when all have left the last one:
     `conclude`. Sums that were gathered elsewhere are handed over (`hand_over`) in place of either, and taken (`take`) before it.
     """
 
-    def __init__(self, cap: int, keep: float, seed: int, fold_of: Mapping[str, int] | None = None) -> None:
+    def __init__(self, cap: int, keep: float, seed: int, folds: int = 1, fold_of: Mapping[str, int] | None = None) -> None:
         self.cap, self.keep, self.seed, self.fold_of = cap, keep, seed, fold_of or {}
         self.found: list[Row] = []
-        self._folds = max(self.fold_of.values(), default=0) + 1
-        self._pairs: Moving = {g: Folds(PairSums, self._folds) for g in GROUPS}
+        self._pairs: Moving = {g: Folds(PairSums, folds) for g in GROUPS}
         self._seen = Seen(cap)
-        self._last: dict[str, tuple[Standing, Seen]] = {v: (self._standing(), Seen(cap)) for v in ("raw", "normed")}
+        self._last: dict[str, tuple[Standing, Seen]] = {
+            variant: ({g: Folds(Moments, folds) for g in GROUPS}, Seen(cap)) for variant in ("raw", "normed")
+        }
         self._open: str | None = None
         self._priorities: dict[int, dict[str, Tensor]] = {}
-
-    def _standing(self) -> Standing:
-        return {g: Folds(Moments, self._folds) for g in GROUPS}
 
     # ---- while the cases pass
 

@@ -1,0 +1,154 @@
+"""Shares that know nothing of each other (`--shard 3/16`, a job array), and what merges them: `medlens merge`.
+
+Each leaves a folder `NAME.shards/3-of-16` with its answers, its parts (see `_share`) and, when it is done, its manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from safetensors.torch import load_file
+
+from medlens import _record, store
+from medlens._prepare import Nobody, Prepared, Watcher, prepare
+from medlens._share import Share, part_of, write_share
+from medlens.budget import Meter
+from medlens.errors import BadInput, BadRun
+from medlens.instruments.geometry import Geometry
+from medlens.models import Model
+from medlens.plan import Plan
+from medlens.report import write_report
+from medlens.types import Sample
+from medlens.unfinished import check_identity, explained, locked, writing
+
+RANKS = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"), ("RANK", "WORLD_SIZE", ""))
+
+
+def study_shard(
+    model: Model | str | Path,
+    samples: Sequence[Sample] | str | Path,
+    plan: Plan,
+    out: str | Path,
+    shard: str,
+    *,
+    watcher: Watcher | None = None,
+) -> Path:
+    """Do one share of a study: "3/16", or "env" for what a job array says of itself. Returns its folder; after all, `merge`.
+
+    The same share again goes on where it was. Raises what `study` raises.
+    """
+    number, of = shard_of(shard)
+    out, watcher = Path(out), watcher or Nobody()
+    store.check_place(out)
+    folder = out.absolute().with_name(f"{out.name}.shards") / f"{number}-of-{of}"
+    with Meter() as meter, explained(out):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            prepared = prepare(model, samples, plan, watcher, folder)
+            check_identity(folder, prepared.identity)
+            if not (folder / "manifest.json").exists():
+                _do(prepared, number, of, folder, watcher)
+                store.write_manifest(folder, _manifest(prepared, number, of, meter.peak))
+    return folder
+
+
+def shard_of(shard: str) -> tuple[int, int]:
+    """Number (from 1) and count of "3/16"; of "env", by the environment of a SLURM array or of a launcher that sets RANK."""
+    if shard == "env":
+        for rank, size, first in RANKS:
+            with suppress(KeyError, ValueError):
+                return int(os.environ[rank]) - int(os.environ.get(first, "0")) + 1, int(os.environ[size])
+        raise BadInput("--shard env: neither SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT nor RANK and WORLD_SIZE are set")
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise BadInput(f"--shard is NUMBER/COUNT, such as 3/16, or env; got {shard!r}")
+    return int(found[1]), int(found[2])
+
+
+def _do(prepared: Prepared, number: int, of: int, folder: Path, watcher: Watcher) -> None:
+    share = Share(prepared, number - 1, of, folder)
+    begun = next(b for b in range(prepared.model.depth + 2) if not part_of(folder, b).exists())
+    watcher.begin("this share", len(share.prompts) * (1 + prepared.model.depth))
+    if begun <= prepared.model.depth:
+        write_share(share, begun, watcher.tick)
+    answers, _ = share.answers(lambda: None)
+    said = dict(zip((prompt.sample.id for prompt in share.prompts), answers, strict=True))
+    _record.write_tables(folder, prepared.intake, [said.get(sample.id) for sample in prepared.intake.samples], [])
+
+
+def _manifest(prepared: Prepared, number: int, of: int, peak: int) -> dict[str, Any]:
+    return {
+        "identity": prepared.identity,
+        "key": prepared.key,
+        **_record.describe_machine(),
+        "share": [number, of],
+        "peak_memory": peak,
+        "command": _record.command_line(prepared.model.name, prepared.data_name, prepared.plan),
+        "plan": _record.public_plan(prepared.plan),
+        "model": _record.describe_model(prepared.model, prepared.identity["weights"]),
+        "data": _record.describe_data(prepared.data_name, prepared.intake, prepared.unread),
+    }
+
+
+def merge(out: str | Path, *, watcher: Watcher | None = None) -> store.Run:
+    """Merge the shares of a study, all of them done, into the run `out`. Neither model nor data are needed. The shares stay.
+
+    Raises BadRun for one that is missing, unfinished, or of another study.
+    """
+    out, watcher = Path(out), watcher or Nobody()
+    folders, manifest = _shares(out.absolute().with_name(f"{out.name}.shards"))
+    if (done := store.finished(out, manifest["identity"])) is not None:
+        return done
+    plan, depth = manifest["plan"], manifest["model"]["blocks"]
+    geometry = Geometry(plan["neighbour_rows"], plan["keep"], plan["seed"], plan["folds"])
+    watcher.begin("merging", (depth + 1) * len(folders))
+    for block in range(depth + 1):
+        for folder in folders:
+            geometry.take(load_file(part_of(folder, block)))
+            watcher.tick()
+        (geometry.leave if block < depth else geometry.conclude)(block)
+    with writing(out) as place:
+        shutil.copytree(folders[0] / "pictures", place / "pictures")
+        shutil.copy(folders[0] / "samples.parquet", place)
+        store.write_table(place, "rows", [row._asdict() for row in geometry.found])
+        store.write_table(place, "answers", _answers(folders))
+        store.write_manifest(place, {k: v for k, v in manifest.items() if k != "share"} | {"shares": len(folders), "seconds": {}})
+        write_report(place)
+    return store.open_run(out)
+
+
+def _shares(parent: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The folders of all shares in order, and the manifest of the first."""
+    found = sorted(parent.glob("*-of-*"), key=lambda folder: int(folder.name.partition("-")[0]))
+    if not found:
+        raise BadRun(f"{parent.name} holds no shares; make them with medlens study --shard 1/4, 2/4, ... and the same --out")
+    of = int(found[0].name.rpartition("-")[2])
+    for number in range(1, of + 1):
+        if not (parent / f"{number}-of-{of}" / "manifest.json").exists():
+            raise BadRun(f"share {number} of {of} is not done: medlens study ... --shard {number}/{of}")
+    manifests = [json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in found]
+    for folder, manifest in zip(found, manifests, strict=True):
+        _check_same(folder, manifest, manifests[0], of)
+    return found, manifests[0]
+
+
+def _check_same(folder: Path, manifest: Mapping[str, Any], first: Mapping[str, Any], of: int) -> None:
+    other = [what for what, value in first["identity"].items() if manifest["identity"].get(what) != value]
+    if other or manifest["share"][1] != of:
+        why = f"{' and '.join(other)} differ" if other else "it is one of another number of shares"
+        raise BadRun(f"{folder.name} is a share of another study ({why}); delete it, or make it again")
+
+
+def _answers(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Of all shares, in the order of the samples."""
+    said = {a["sample"]: a for folder in folders for a in pl.read_parquet(folder / "answers.parquet").to_dicts()}
+    asked = pl.read_parquet(folders[0] / "samples.parquet")["sample"].to_list()
+    return [said[sample] for sample in asked if sample in said]
