@@ -93,25 +93,33 @@ def inputs_of(module: nn.Module) -> AbstractContextManager[list[Tensor]]:
 
 
 @contextmanager
-def while_each_works(
-    modules: Sequence[nn.Module], before: Callable[[int], object], after: Callable[[int], object]
-) -> Iterator[None]:
+def while_each_works(modules: Sequence[nn.Module], before: Callable[[int], Any], after: Callable[[int], Any]) -> Iterator[None]:
     """Call `before(k)` whenever the k-th module is about to work, and `after(k)` when it has, or has failed to."""
     with ExitStack() as stack:
         for k, module in enumerate(modules):
-            stack.callback(module.register_forward_pre_hook(lambda *_, k=k: before(k) and None).remove)
-            stack.callback(module.register_forward_hook(lambda *_, k=k: after(k) and None, always_call=True).remove)
+            stack.callback(module.register_forward_pre_hook(_told(before, k)).remove)
+            stack.callback(module.register_forward_hook(_told(after, k), always_call=True).remove)
         yield
 
 
+def _told(tell: Callable[[int], Any], k: int) -> Callable[..., None]:
+    """As a hook, which must return nothing: torch would take it for the module's input or output."""
+
+    def hook(*_: Any) -> None:
+        tell(k)
+
+    return hook
+
+
 @contextmanager
-def attentions_of(block: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the attention weights (1, heads, T, T) that a block's attention returns; needs the eager implementation."""
+def attentions_of(block: nn.Module, keep: Callable[[Tensor], Tensor] = lambda weights: weights) -> Iterator[list[Tensor]]:
+    """Collect the attention weights (1, heads, T, T) that a block's attention returns, or what `keep` makes of them; needs the
+    eager implementation."""
     inner = getattr(block, "self_attn", None)
     if inner is None:
         raise BadModel(f"{type(block).__name__} has no `.self_attn`: this family's attention cannot be read yet")
     collected: list[Tensor] = []
-    handle = inner.register_forward_hook(lambda _module, _inputs, output: collected.append(output[1]))
+    handle = inner.register_forward_hook(lambda _module, _inputs, output: collected.append(keep(output[1])))
     try:
         yield collected
     finally:

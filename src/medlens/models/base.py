@@ -54,15 +54,19 @@ class Model:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """For transformers' own forward and generation: what is around the blocks in memory, and each block while it works."""
+        """For transformers' own forward and generation: what leads to the blocks in memory, each block and the head while it works."""
         if self.weights is None:
             yield
             return
+        parts: list[Part] = [*range(self.depth), "head"]
+        names = [self.names_of[part] for part in parts]
         bring, take_away = self.weights.bring, self.weights.take_away
         with (
-            self.here("around", "norm", "head"),
-            hooks.while_each_works(self.blocks, lambda b: bring(self.names_of[b]), lambda b: take_away(self.names_of[b])),
-        ):
+            self.here("around", "norm"),
+            hooks.while_each_works(
+                [*self.blocks, self.head], lambda k: bring(names[k]), lambda k: take_away(names[k])
+            ),
+        ):  # fmt: skip
             yield
 
     def expect(self, part: Part) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ def self_test(model: Model) -> dict[str, float]:
         "logits": _relative(ours, seen.logits),
         "hidden_states": max((_relative(a, b) for a, b in zip(seen.left[:-1], seen.states[1:-1], strict=True)), default=0.0),
         "between_blocks": max(_relative(a, b) for a, b in zip(expected, seen.entered[1:], strict=True)),
-        "attention_rows": max((float((a.sum(-1) - 1).abs().max()) for a in seen.attentions), default=float("nan")),
+        "attention_rows": max(map(float, seen.attention_rows), default=float("nan")),
         "image_effect": float((other - seen.logits).abs().max()) if other.shape == seen.logits.shape else float("inf"),
     }
     allowed = TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
@@ -58,12 +59,12 @@ def self_test(model: Model) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One forward: what transformers returns, what entered each block and the norm, what left each block, and what is added in
-    between when the blocks themselves return zeros."""
+    """One forward: what transformers returns, how far the rows of attention weights are from 1, what entered each block and the
+    norm, what left each block, and what is added in between when the blocks themselves return zeros."""
 
     states: list[Tensor]
     logits: Tensor
-    attentions: list[Tensor]
+    attention_rows: list[Tensor]
     entered: list[Tensor]
     left: list[Tensor]
     added: list[Tensor | None]
@@ -78,12 +79,18 @@ def _run(model: Model, image: Image.Image) -> _Seen:
     called = {"input_ids": ids, **types, **seen.inputs, "use_cache": False}
     parts = [*model.blocks, model.norm]
     with model.whole(), hooks.evaluation(model.module), hooks.attention(model.module, "eager"):
-        with hooks.inputs_of_each(parts) as entered, hooks.outputs_of_each(model.blocks) as left:
-            out = model.module(**called, output_hidden_states=True, output_attentions=True)
+        with hooks.inputs_of_each(parts) as entered, hooks.outputs_of_each(model.blocks) as left, ExitStack() as stack:
+            attending = [block for block in model.blocks if hasattr(block, "self_attn")]
+            rows = [stack.enter_context(hooks.attentions_of(block, _from_one)) for block in attending]
+            out = model.module(**called, output_hidden_states=True)
         with hooks.stand_ins(model.decoder) as standing, hooks.inputs_of(model.norm) as into_norm:
             model.module(**called)
     added = [*(s.entered for s in standing[1:]), into_norm[-1]]
-    return _Seen(list(out.hidden_states), out.logits, list(out.attentions or ()), entered, left, added)
+    return _Seen(list(out.hidden_states), out.logits, [far for of_block in rows for far in of_block], entered, left, added)
+
+
+def _from_one(weights: Tensor) -> Tensor:
+    return (weights.sum(-1) - 1).abs().max()
 
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:
