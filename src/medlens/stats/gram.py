@@ -53,13 +53,13 @@ class Gram:
         k1, l1 = k.sum(0) - diagonal_k, l_.sum(0) - diagonal_l
         return KernelSums(k.ravel() @ l_.ravel() - diagonal_k @ diagonal_l, k1.sum(), l1.sum(), k1 @ l1)
 
-    def regression(self, y: Gram) -> Regression:
-        """Of the update y - x on these rows x."""
+    def regression(self, y: Gram, distinct: int) -> Regression:
+        """Of the update y - x on these rows x, of which so many are distinct."""
         x, after = self.stacked(), y.stacked()
         u = centred(after - x)
         varying = ~_constant(x)
         x = centred(x)[:, varying]
-        explained, rank = explained_from_rows(x, u) if varying.any() else (x.new_zeros(()), 0)
+        explained, rank = explained_from_rows(x, u, distinct - 1) if varying.any() else (x.new_zeros(()), 0)
         return Regression(explained, rank, u.square().sum(), centred(after).square().sum())
 
 

@@ -27,7 +27,7 @@ class Joint(Sums):
         """of_x, of_y (d,): the references."""
         d = len(of_x)
         self.n, self.shared = 0, False
-        self.of_x, self.of_y = of_x, of_y
+        self.of_x, self.of_y = of_x.clone(), of_y.clone()  # tensors in one file may not share memory
         self.s, self.lz, self.kw = of_x.new_zeros(d), of_x.new_zeros(d), of_x.new_zeros(d)
         self.zv = of_x.new_zeros(d, d)
         self.vv, self.l1, self.kl = of_x.new_zeros(()), of_x.new_zeros(()), of_x.new_zeros(())

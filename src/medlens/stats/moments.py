@@ -122,7 +122,7 @@ class Moments:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as named tensors, to be saved; `from_tensors` is the exact inverse."""
-        distinct = {"distinct": digests_to_tensor(self.distinct)}
+        distinct = {"distinct": digests_to_tensor(sorted(self.distinct))}
         if isinstance(self.form, Scatter):
             return {**self.form.tensors(), **distinct}
         return {"rows": torch.cat(self.form.rows) if self.n else torch.zeros(0, 0), **distinct}

@@ -123,8 +123,10 @@ class PairSums:
         """The least squares fit of the update y - x on x; computed once."""
         found = self._regression
         if found is None:
-            joint = self.joint
-            found = self.x.kept.regression(self.y.kept) if joint is None else joint.regression(self.x.summed)
+            if self.joint is None:
+                found = self.x.kept.regression(self.y.kept, len(self.x.distinct))
+            else:
+                found = self.joint.regression(self.x.summed)
             self._regression = found
         return found
 
