@@ -7,9 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from medlens.stats.projection import explained_from_rows
+from medlens.stats.projection import Fit, explained_from_rows
 from medlens.stats.scatter import CONSTANT, Scatter, add_gram
-from medlens.stats.sums import KernelSums, Regression
+from medlens.stats.sums import KernelSums, Regression, Residuals
 
 
 class Gram:
@@ -61,6 +61,15 @@ class Gram:
         x = centred(x)[:, varying]
         explained, rank = explained_from_rows(x, u, distinct - 1) if varying.any() else (x.new_zeros(()), 0)
         return Regression(explained, rank, u.square().sum(), centred(after).square().sum())
+
+    def residuals(self, y: Gram, fit: Fit) -> Residuals:
+        """Of the fit on the pairs of these rows and y."""
+        x, after = self.stacked(), y.stacked()
+        u = (after - x).sub_(fit.mean_u)
+        x -= fit.mean_x
+        after -= fit.mean_x + fit.mean_u
+        error = (u - x @ fit.a).square().sum()
+        return Residuals(error, u.square().sum(), after.square().sum(), x.square().sum())
 
 
 def centred(x: Tensor) -> Tensor:
