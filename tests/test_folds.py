@@ -103,7 +103,7 @@ def test_what_went_before_may_go_on_without_what_follows():
     after.update(y[:20], z[:20])
     held = picture(after)
     first.update(x[20:], y[20:])
-    assert picture(after) == held
+    assert picture(after) == held  # which has y in common with the first until then
     same(MEASURES["cka"].of_sums(first), MEASURES["cka"].of_arrays(x, y))
 
 

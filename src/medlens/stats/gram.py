@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from medlens.stats.checked import BATCH
 from medlens.stats.projection import Fit, explained_from_rows
 from medlens.stats.scatter import CONSTANT, Scatter, add_gram
 from medlens.stats.sums import KernelSums, Regression, Residuals
@@ -21,20 +23,28 @@ class Gram:
         self.d = rows[0].shape[1] if rows else 0
 
     def __add__(self, other: Gram) -> Gram:
-        return Gram(self.rows + other.rows)
+        """Both rows. Neighbours of like size are put together: many middling pieces would leave the heap in shreds."""
+        rows = [*self.rows, *other.rows]
+        while len(rows) > 1 and len(rows[-2]) <= len(rows[-1]):
+            rows[-2:] = [torch.cat(rows[-2:])]
+        return Gram(tuple(rows))
+
+    def batches(self) -> Iterator[Tensor]:
+        """The rows, not too many at a time."""
+        return (batch for rows in self.rows for batch in rows.split(BATCH))
 
     def stacked(self) -> Tensor:
         """All rows, (n, d), float64."""
         return torch.cat([rows.double() for rows in self.rows])
 
     def add_to(self, sums: Scatter) -> None:
-        for rows in self.rows:
+        for rows in self.batches():
             sums.add(rows)
 
     @cached_property
     def reference(self) -> Tensor:
         """The mean row, (d,): what sums over these rows are kept about."""
-        return torch.stack([rows.double().sum(0) for rows in self.rows]).sum(0) / self.n
+        return torch.stack([rows.double().sum(0) for rows in self.batches()]).sum(0) / self.n
 
     @cached_property
     def products(self) -> Tensor:

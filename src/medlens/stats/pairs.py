@@ -111,7 +111,7 @@ class PairSums:
         return self.joint
 
     def _kept_pairs(self) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.x.kept.rows, self.y.kept.rows, strict=True))
+        return list(zip(self.x.kept.batches(), self.y.kept.batches(), strict=True))
 
     def _add_to(self, joint: Joint) -> None:
         if self.joint is not None:

@@ -29,13 +29,13 @@ class Fit:
 def explained_from_products(xx: Tensor, xu: Tensor) -> tuple[Tensor, int]:
     """Squared norm of the projection of u on the columns of x, and the rank of x, from x'x and x'u (d, d), both centred.
 
-    Columns are scaled here, in place (d x d matrices are large); none may be constant.
+    Both are overwritten (d x d matrices are large); no column may be constant.
     """
     _scale(xx, xu)
     factor = _cholesky(xx)
     if factor is not None:
-        half = torch.linalg.solve_triangular(factor, xu, upper=False)
-        return half.ravel() @ half.ravel(), len(xx)
+        _solve(factor, xu, transposed=False)
+        return xu.ravel() @ xu.ravel(), len(xx)
     values, vectors = _spectrum(xx)
     return ((vectors.T @ xu).square().sum(1) / values).sum(), len(values)
 
@@ -49,7 +49,9 @@ def coefficients_from_products(xx: Tensor, xu: Tensor) -> tuple[Tensor, Tensor |
     scale = _scale(xx, xu)
     factor = _cholesky(xx)
     if factor is not None:
-        return torch.cholesky_solve(xu, factor).mul_(scale[:, None]), None
+        _solve(factor, xu, transposed=False)
+        _solve(factor, xu, transposed=True)
+        return xu.mul_(scale[:, None]), None
     values, vectors = _spectrum(xx)
     fitted = (vectors / values) @ (vectors.T @ xu)
     unused = torch.eye(len(xx), dtype=xx.dtype, device=xx.device) - scale[:, None] * (vectors @ vectors.T) / scale
@@ -66,6 +68,12 @@ def _scale(xx: Tensor, xu: Tensor) -> Tensor:
 def _cholesky(xx: Tensor) -> Tensor | None:
     factor, failed = torch.linalg.cholesky_ex(xx)
     return factor if not failed and factor.diagonal().min().square() > SAFE_PIVOT else None
+
+
+def _solve(factor: Tensor, b: Tensor, *, transposed: bool) -> None:
+    """b becomes L^-1 b, or L'^-1 b. Written as a system in b', the only form that is solved in place for a b stored by rows."""
+    triangle = factor if transposed else factor.mT
+    torch.linalg.solve_triangular(triangle, b.mT, upper=not transposed, left=False, out=b.mT)
 
 
 def _spectrum(xx: Tensor) -> tuple[Tensor, Tensor]:
