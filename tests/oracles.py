@@ -144,3 +144,34 @@ def intrinsic_dimension(x, keep=0.9):
     if (log_mu > 0).sum() < 2:
         return math.nan
     return log_mu @ -np.log(1 - i / n) / (log_mu @ log_mu)
+
+
+def held_out_linearity(x, y, fold):
+    """MEASURES.md: for each fold, least squares on the rows of the others, row by row errors on the fold's own."""
+    x, y, fold = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(fold)
+    errors, squares = 0.0, 0.0
+    for k in dict.fromkeys(fold.tolist()):
+        train, test = fold != k, fold == k
+        if train.sum() <= x.shape[1] + 1:
+            return math.nan
+        used = varying(x[train])
+        mean_x, mean_y = x[train].mean(axis=0), y[train].mean(axis=0)
+        columns = centred(x[train])[:, used]
+        scale = np.linalg.norm(columns, axis=0)
+        a = np.linalg.lstsq(columns / scale, centred(y[train]), rcond=RANK_TOLERANCE)[0]
+        errors += ((y[test] - mean_y - (x[test] - mean_x)[:, used] / scale @ a) ** 2).sum()
+        squares += ((y[test] - mean_y) ** 2).sum()
+    return 1 - errors / squares
+
+
+def held_out_linearity_of_update(x, y, fold):
+    """The same of y - x."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    return held_out_linearity(x, y - x, fold)
+
+
+def jackknife(full, left_out, quantile):
+    """MEASURES.md, with the quantile of t looked up in a table."""
+    k, mean = len(left_out), sum(left_out) / len(left_out)
+    variance = (k - 1) / k * sum((value - mean) ** 2 for value in left_out)
+    return full - quantile * math.sqrt(variance), full + quantile * math.sqrt(variance)

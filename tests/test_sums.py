@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from medlens.errors import NotFinite
 from medlens.measures import MEASURES
 from medlens.stats import CosineSums, Moments, PairSums, RowSample
+from medlens.stats.gram import Gram
 from medlens.stats.scatter import Scatter
 
 N, D, IMAGES = 48, 5, 4
@@ -92,9 +93,22 @@ def same(got, want, rel=1e-9):
     assert got.n == want.n
 
 
+REMEMBERED = {"_eigenvalues", "_regression", "shared"}  # not what sums hold
+
+
 def picture(sums):
-    """What sums hold, to compare exactly."""
-    return {name: (tensor.dtype, tensor.tolist()) for name, tensor in sums.tensors().items()}
+    """What sums hold, as plain nested values, to compare exactly."""
+    if isinstance(sums, torch.Tensor):
+        return sums.dtype, sums.tolist()
+    if isinstance(sums, Gram):
+        return [picture(row) for rows in sums.rows for row in rows]  # in however many pieces
+    if isinstance(sums, dict):
+        return {key: picture(value) for key, value in sums.items()}
+    if isinstance(sums, tuple):
+        return [picture(value) for value in sums]
+    if hasattr(sums, "__dict__"):
+        return {key: picture(value) for key, value in vars(sums).items() if key not in REMEMBERED}
+    return copy.copy(sums)
 
 
 measures = pytest.mark.parametrize("name", MEASURES)

@@ -55,8 +55,9 @@ class CosineSums:
 
     def close(self) -> None:
         """No more rows of the images that are open will come, neither here nor in sums to be merged."""
-        pairs, self.cosines_within = self.within()
-        self.pairs_within, self.closed, self.open = pairs, self.closed | self.open.keys(), {}
+        self.pairs_within, self.cosines_within = self.within()
+        self.closed.update(self.open)
+        self.open = {}
 
     def merge(self, other: CosineSums) -> CosineSums:
         """Add the other's rows to these. An empty one is neutral. Raises BadInput for an image that either of them has closed."""
@@ -70,7 +71,7 @@ class CosineSums:
         self.total = self.total + other.total
         self.pairs_within += other.pairs_within
         self.cosines_within = self.cosines_within + other.cosines_within
-        self.closed = self.closed | other.closed
+        self.closed |= other.closed
         for key, (count, total) in other.open.items():
             self._add(key, count, total)
         return self
@@ -90,16 +91,15 @@ class CosineSums:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as named tensors, to be saved; `from_tensors` is the exact inverse."""
-        keys = sorted(self.open)
-        sums = [self.open[key][1] for key in keys]
+        sums = [total for _, total in self.open.values()]
         return {
             **{name: torch.tensor(getattr(self, name)) for name in COUNTS},
             "total": self.total,
             "cosines_within": self.cosines_within,
-            "open": digests_to_tensor(keys),
-            "open_rows": torch.tensor([self.open[key][0] for key in keys], dtype=torch.int64),
+            "open": digests_to_tensor(self.open),
+            "open_rows": torch.tensor([count for count, _ in self.open.values()], dtype=torch.int64),
             "open_sums": torch.stack(sums) if sums else torch.zeros(0, 0, dtype=torch.float64),
-            "closed": digests_to_tensor(self.closed),
+            "closed": digests_to_tensor(sorted(self.closed)),
         }
 
     @classmethod

@@ -39,8 +39,8 @@ def need(what: str, got: Iterable[str], names: Collection[str], optional: Collec
 
 
 def digests_to_tensor(digests: Iterable[bytes]) -> Tensor:
-    """Hashes as (count, 8) uint8, sorted."""
-    joined = b"".join(sorted(digests))
+    """Hashes as (count, 8) uint8."""
+    joined = b"".join(digests)
     return torch.tensor(list(joined), dtype=torch.uint8).reshape(-1, DIGEST)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ class Mergeable(Protocol):
 
 S = TypeVar("S", bound=Mergeable)
 T = TypeVar("T", bound=Mergeable)
+Found = TypeVar("Found")
 
 
 class Folds(Generic[S]):
@@ -34,6 +35,7 @@ class Folds(Generic[S]):
             raise BadInput(f"at least one fold; got {count}")
         self.new = new
         self.sums = [new() for _ in range(count)]
+        self._found: tuple[list[int], dict[Hashable, Any]] = [], {}
 
     def __getitem__(self, k: int) -> S:
         return self.sums[k]
@@ -68,6 +70,16 @@ class Folds(Generic[S]):
             if j != k:
                 merged.merge(sums)
         return merged
+
+    def remember(self, what: Hashable, find: Callable[[], Found]) -> Found:
+        """What `find()` finds in these folds, computed once under the name `what`, and again when rows have come."""
+        rows = [sums.n for sums in self.sums]
+        if self._found[0] != rows:
+            self._found = rows, {}
+        found = self._found[1]
+        if what not in found:
+            found[what] = find()
+        return found[what]
 
     def map(self, change: Callable[[S], T], new: Callable[[], T]) -> Folds[T]:
         """Something else of every fold, such as `follow()`; new: makes an empty one."""

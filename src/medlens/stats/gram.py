@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from medlens.stats.projection import explained_from_rows
+from medlens.stats.checked import BATCH
+from medlens.stats.projection import Fit, explained_from_rows
 from medlens.stats.scatter import CONSTANT, Scatter, add_gram
-from medlens.stats.sums import KernelSums, Regression
+from medlens.stats.sums import KernelSums, Regression, Residuals
 
 
 class Gram:
@@ -21,20 +23,28 @@ class Gram:
         self.d = rows[0].shape[1] if rows else 0
 
     def __add__(self, other: Gram) -> Gram:
-        return Gram(self.rows + other.rows)
+        """Both rows. Neighbours of like size are put together: many middling pieces would leave the heap in shreds."""
+        rows = [*self.rows, *other.rows]
+        while len(rows) > 1 and len(rows[-2]) <= len(rows[-1]):
+            rows[-2:] = [torch.cat(rows[-2:])]
+        return Gram(tuple(rows))
+
+    def batches(self) -> Iterator[Tensor]:
+        """The rows, not too many at a time."""
+        return (batch for rows in self.rows for batch in rows.split(BATCH))
 
     def stacked(self) -> Tensor:
         """All rows, (n, d), float64."""
         return torch.cat([rows.double() for rows in self.rows])
 
     def add_to(self, sums: Scatter) -> None:
-        for rows in self.rows:
+        for rows in self.batches():
             sums.add(rows)
 
     @cached_property
     def reference(self) -> Tensor:
         """The mean row, (d,): what sums over these rows are kept about."""
-        return torch.stack([rows.double().sum(0) for rows in self.rows]).sum(0) / self.n
+        return torch.stack([rows.double().sum(0) for rows in self.batches()]).sum(0) / self.n
 
     @cached_property
     def products(self) -> Tensor:
@@ -53,14 +63,23 @@ class Gram:
         k1, l1 = k.sum(0) - diagonal_k, l_.sum(0) - diagonal_l
         return KernelSums(k.ravel() @ l_.ravel() - diagonal_k @ diagonal_l, k1.sum(), l1.sum(), k1 @ l1)
 
-    def regression(self, y: Gram) -> Regression:
-        """Of the update y - x on these rows x."""
+    def regression(self, y: Gram, distinct: int) -> Regression:
+        """Of the update y - x on these rows x, of which so many are distinct."""
         x, after = self.stacked(), y.stacked()
         u = centred(after - x)
         varying = ~_constant(x)
         x = centred(x)[:, varying]
-        explained, rank = explained_from_rows(x, u) if varying.any() else (x.new_zeros(()), 0)
+        explained, rank = explained_from_rows(x, u, distinct - 1) if varying.any() else (x.new_zeros(()), 0)
         return Regression(explained, rank, u.square().sum(), centred(after).square().sum())
+
+    def residuals(self, y: Gram, fit: Fit) -> Residuals:
+        """Of the fit on the pairs of these rows and y."""
+        x, after = self.stacked(), y.stacked()
+        u = (after - x).sub_(fit.mean_u)
+        x -= fit.mean_x
+        after -= fit.mean_x + fit.mean_u
+        error = (u - x @ fit.a).square().sum()
+        return Residuals(error, u.square().sum(), after.square().sum(), x.square().sum())
 
 
 def centred(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Intervals of shares."""
+"""Intervals: of shares, and of any measure by leaving out one fold at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,41 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from statistics import NormalDist
+from typing import NamedTuple
+
+from scipy.special import stdtrit
+
+from medlens.types import Value
+
+
+class Interval(NamedTuple):
+    """The two ends, or neither of them and the reason in `note`."""
+
+    low: float | None
+    high: float | None
+    note: str = ""
+
+
+def jackknife(full: Value, left_out: Sequence[Value], confidence: float = 0.95) -> Interval:
+    """Delete-a-fold interval of a measure: full +- t sqrt((K-1)/K x sum of (left out - their mean)^2).
+
+    full: the value on all folds; left_out: the K values without one fold each, of the folds that have rows; t has K - 1 degrees
+    of freedom (with the normal distribution five folds would cover only 0.84 to 0.92). It covers the estimator's mean at this
+    number of rows, not an infinite population. Not valid for the largest eigenvalue near a tie, nor for the place of a peak.
+    Undefined below two folds and where any of the values is. Source: Tukey 1958; Efron and Stein 1981.
+    """
+    k = len(left_out)
+    if k < 2:
+        return Interval(None, None, f"no interval: rows in {k} fold{'s' * (k != 1)}, two are needed")
+    if math.isnan(full):
+        return Interval(None, None, f"no interval: {full.note}")
+    for value in left_out:
+        if math.isnan(value):
+            return Interval(None, None, f"no interval: without one fold, {value.note}")
+    mean = sum(left_out) / k
+    error = math.sqrt((k - 1) / k * sum((value - mean) ** 2 for value in left_out))
+    half = float(stdtrit(k - 1, 0.5 + confidence / 2)) * error
+    return Interval(full - half, full + half)
 
 
 def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:

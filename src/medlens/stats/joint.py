@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medlens.stats.projection import explained_from_products
+from medlens.stats.projection import Fit, coefficients_from_products, explained_from_products
 from medlens.stats.scatter import Scatter
-from medlens.stats.sums import KernelSums, Regression, Sums
+from medlens.stats.sums import KernelSums, Regression, Residuals, Sums
 
 
 class Joint(Sums):
@@ -27,7 +27,7 @@ class Joint(Sums):
         """of_x, of_y (d,): the references."""
         d = len(of_x)
         self.n, self.shared = 0, False
-        self.of_x, self.of_y = of_x, of_y
+        self.of_x, self.of_y = of_x.clone(), of_y.clone()  # tensors in one file may not share memory
         self.s, self.lz, self.kw = of_x.new_zeros(d), of_x.new_zeros(d), of_x.new_zeros(d)
         self.zv = of_x.new_zeros(d, d)
         self.vv, self.l1, self.kl = of_x.new_zeros(()), of_x.new_zeros(()), of_x.new_zeros(())
@@ -81,6 +81,36 @@ class Joint(Sums):
         if not varying.all():
             xx, xu = xx[varying][:, varying], xu[varying]
         return Regression(*explained_from_products(xx, xu), uu, yy)
+
+    def fits(self, x: Scatter) -> tuple[Fit, Fit]:
+        """The linear maps of x that fit the update best, and y, both as maps to the update: y = x B is u = x (B - I).
+
+        They are one, unless x leaves directions unused: there B is 0, and B - I is not. Constant columns are such directions.
+        """
+        means = x.reference + x.s / self.n, self.of_y - self.of_x + self.s / self.n
+        xu, varying = self.update_products(x)[0], ~x.constant_columns
+        if varying.all():
+            a, unused = coefficients_from_products(x.products, xu)
+        else:
+            unused = torch.eye(x.d, dtype=xu.dtype, device=xu.device)
+            a = torch.zeros_like(xu)
+            where = varying.nonzero()[:, 0]
+            if len(where):
+                a[where], inner = coefficients_from_products(x.products[varying][:, varying], xu[varying])
+                unused[where[:, None], where] = 0 if inner is None else inner
+        fit = Fit(*means, a)
+        return fit, fit if unused is None else Fit(*means, a - unused)
+
+    def residuals(self, x: Scatter, fit: Fit) -> Residuals:
+        """Of the fit on these pairs, without the rows: z and v less the means of the fit are z + a and v + c."""
+        a, c, n = self.of_x - fit.mean_x, self.of_y - self.of_x - fit.mean_u, self.n
+        z1, w1, b = x.s, x.s + self.s, a + c
+        fitted, aa_a = fit.a.T @ a, fit.aa @ a
+        cross = fit.a.ravel() @ self.zv.ravel() + (fit.a.T @ z1) @ c + fitted @ self.s + n * fitted @ c
+        square = fit.aa.ravel() @ x.zz.ravel() + 2 * aa_a @ z1 + n * aa_a @ a
+        uu = self.vv + 2 * c @ self.s + n * c @ c
+        yy, xx = self.l1 + 2 * b @ w1 + n * b @ b, x.k1 + 2 * a @ z1 + n * a @ a
+        return Residuals((uu - 2 * cross + square).clamp_min(0), uu, yy, xx)
 
     def kernel_sums(self, x: Scatter) -> KernelSums:
         """Of the Gram matrices of z and w."""

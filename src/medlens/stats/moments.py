@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from medlens.stats.checked import BATCH, batches, checked, need_columns
+from medlens.stats.checked import batches, checked, need_columns
 from medlens.stats.flat import digests_from_tensor, digests_to_tensor, need
 from medlens.stats.gram import Gram
 from medlens.stats.rows import distinct_rows
@@ -122,7 +122,7 @@ class Moments:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as named tensors, to be saved; `from_tensors` is the exact inverse."""
-        distinct = {"distinct": digests_to_tensor(self.distinct)}
+        distinct = {"distinct": digests_to_tensor(sorted(self.distinct))}
         if isinstance(self.form, Scatter):
             return {**self.form.tensors(), **distinct}
         return {"rows": torch.cat(self.form.rows) if self.n else torch.zeros(0, 0), **distinct}
@@ -137,5 +137,5 @@ class Moments:
             new.form = Scatter.from_tensors(form)
         else:
             need("kept rows", form, ["rows"])
-            new.form = Gram(form["rows"].split(BATCH) if len(form["rows"]) else ())
+            new.form = Gram((form["rows"],) if len(form["rows"]) else ())
         return new

@@ -12,8 +12,9 @@ from medlens.stats.checked import batches, checked, need_columns
 from medlens.stats.flat import need, nested, parts
 from medlens.stats.joint import Joint
 from medlens.stats.moments import Moments
+from medlens.stats.projection import Fit
 from medlens.stats.scatter import Scatter
-from medlens.stats.sums import KernelSums, Regression
+from medlens.stats.sums import KernelSums, Regression, Residuals
 
 FLAGS = ("n", "x_is_complete", "moments_of_y")
 
@@ -110,7 +111,7 @@ class PairSums:
         return self.joint
 
     def _kept_pairs(self) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.x.kept.rows, self.y.kept.rows, strict=True))
+        return list(zip(self.x.kept.batches(), self.y.kept.batches(), strict=True))
 
     def _add_to(self, joint: Joint) -> None:
         if self.joint is not None:
@@ -123,10 +124,22 @@ class PairSums:
         """The least squares fit of the update y - x on x; computed once."""
         found = self._regression
         if found is None:
-            joint = self.joint
-            found = self.x.kept.regression(self.y.kept) if joint is None else joint.regression(self.x.summed)
+            if self.joint is None:
+                found = self.x.kept.regression(self.y.kept, len(self.x.distinct))
+            else:
+                found = self.joint.regression(self.x.summed)
             self._regression = found
         return found
+
+    def fits(self) -> tuple[Fit, Fit]:
+        """The linear maps of x that fit the update best, and y, both as maps to the update. Needs more rows than columns."""
+        if self.joint is None:
+            raise BadInput(f"a map of {self.x.d} columns is fitted to more than {self.n} rows")
+        return self.joint.fits(self.x.summed)
+
+    def residuals(self, fit: Fit) -> Residuals:
+        """What a fit made on other pairs leaves of these."""
+        return self.x.kept.residuals(self.y.kept, fit) if self.joint is None else self.joint.residuals(self.x.summed, fit)
 
     def kernel_sums(self) -> KernelSums:
         """What alignment of x with y needs."""

@@ -62,3 +62,12 @@ class Regression(NamedTuple):
     rank: int
     uu: Tensor
     yy: Tensor
+
+
+class Residuals(NamedTuple):
+    """Of a `Fit` on rows: squared norms of what it leaves of the update, and of u, y and x less the means of the fit."""
+
+    error: Tensor
+    uu: Tensor
+    yy: Tensor
+    xx: Tensor
