@@ -15,7 +15,7 @@ TINY = 20_000_000  # parameters
 
 
 class Call(NamedTuple):
-    """What a block would have been called with: everything but the hidden state."""
+    """What a module is called with; of a block, everything but the hidden state."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -90,6 +90,17 @@ def inputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 def inputs_of(module: nn.Module) -> AbstractContextManager[list[Tensor]]:
     """Collect the first argument of every call of `module`."""
     return inputs_of_each([module])
+
+
+@contextmanager
+def calls_of(module: nn.Module) -> Iterator[list[Call]]:
+    """Collect what `module` is called with."""
+    collected: list[Call] = []
+    noted = module.register_forward_pre_hook(lambda _, args, kwargs: collected.append(Call(args, kwargs)), with_kwargs=True)
+    try:
+        yield collected
+    finally:
+        noted.remove()
 
 
 @contextmanager
