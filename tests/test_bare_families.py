@@ -10,7 +10,7 @@ import bare
 import medlens
 from medlens import hooks
 from medlens.errors import BadModel
-from medlens.walk import forward as module
+from medlens.walk import way
 from medlens.walk.cases import arguments, cases
 from medlens.walk.forward import walk
 from medlens.walk.generate import Decoding, answer_prompt, answer_together
@@ -103,7 +103,8 @@ def test_without_what_is_added_the_walk_is_not_the_forward(monkeypatch):
     model, look = bare.build("qwen3_vl")
     prompt = bare.prompt(model, look, QUESTIONS[0])
     _, entered = theirs(model, prompt)
-    monkeypatch.setattr(module, "_Way", lambda state, calls, added, way=module._Way: way(state, calls, {}))
+    bare_steps = lambda steps: [step._replace(added=None) for step in steps]
+    monkeypatch.setattr(way, "Way", lambda steps, attention, Way=way.Way: Way(bare_steps(steps), attention))
     assert not close(walked(model, cases(model, [prompt])).raw[0], entered[-1])
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import medlens
+from medlens._crew import Processes
 from medlens.errors import BadInput, BadRun, MedlensError, WorkerLost
 from medlens.instruments.geometry import Geometry
 from medlens.plan import Plan
@@ -156,13 +157,12 @@ def is_worker(process, folder):
 
 def test_a_workers_error_is_told(tmp_path, monkeypatch):
     """What a worker refuses is said as if we had refused it."""
-    monkeypatch.setattr(
-        "medlens._crew.Processes._start",
-        lambda self, worker, begun, real=medlens._study.Processes._start: (
-            (tmp_path / "run.part" / "worker-1" / "failed").write_text("weights of clay"),
-            real(self, worker, begun),
-        ),
-    )
+
+    def start(self, worker, begun, real=Processes._start):
+        (tmp_path / "run.part" / "worker-1" / "failed").write_text("weights of clay")
+        real(self, worker, begun)
+
+    monkeypatch.setattr(Processes, "_start", start)
     with pytest.raises(MedlensError, match="worker 1: weights of clay"):
         medlens.study("phantom", "phantom", Plan(limit=8, workers=2), tmp_path / "run")
 

@@ -10,28 +10,40 @@ from medlens.models import prompt as prompts_
 from medlens.types import Answer
 from medlens.unfinished import Unfinished
 from medlens.walk.cases import Prompt
-from medlens.walk.generate import answer_prompt, decoding_of
+from medlens.walk.generate import answer_prompt, answers, decoding_of
 
 
 def answer_prompts(
     prepared: Prepared, prompts: Sequence[Prompt], work: Unfinished, tick: Callable[[], None]
-) -> tuple[list[Answer | None], list[Prompt]]:
+) -> tuple[Sequence[Answer | None], list[Prompt]]:
     """Each prompt's answer (None where the data are to give it and do not), and the prompts with the answers behind them. What is
     written already is not asked again."""
-    known = work.answers()
-    answers = []
-    for k, prompt in enumerate(prompts):
-        answers.append(_answer(prepared, prompt, work) if k >= len(known) else known[k])
+    found = _given(prompts) if prepared.plan.answers == "given" else work.answers()
+    for _ in found:
         tick()
-    return answers, [_told(prepared, prompt, said) for prompt, said in zip(prompts, answers, strict=True)]
+    if rest := prompts[len(found) :]:
+        found = [*found, *_generated(prepared, rest, work, tick)]
+    return found, [_told(prepared, prompt, said) for prompt, said in zip(prompts, found, strict=True)]
 
 
-def _answer(prepared: Prepared, prompt: Prompt, work: Unfinished) -> Answer | None:
-    if prepared.plan.answers == "given":
-        return None if prompt.sample.answer is None else Answer(prompt.sample.answer)
-    said = answer_prompt(prepared.model, prompt, decoding_of(prepared.plan))
-    work.add_answer(said)
-    return said
+def _given(prompts: Sequence[Prompt]) -> list[Answer | None]:
+    return [None if prompt.sample.answer is None else Answer(prompt.sample.answer) for prompt in prompts]
+
+
+def _generated(prepared: Prepared, prompts: Sequence[Prompt], work: Unfinished, tick: Callable[[], None]) -> list[Answer]:
+    """One by one; of a model that is streamed all at once, because every token reads all of its weights."""
+    model, decoding = prepared.model, decoding_of(prepared.plan)
+    if model.weights is not None:
+        found = answers(model, prompts, decoding, tick, work.scratch)
+        for said in found:
+            work.add_answer(said)
+        return found
+    found = []
+    for prompt in prompts:
+        found.append(answer_prompt(model, prompt, decoding))
+        work.add_answer(found[-1])
+        tick()
+    return found
 
 
 def _told(prepared: Prepared, prompt: Prompt, said: Answer | None) -> Prompt:

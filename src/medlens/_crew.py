@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor
 
-from medlens._share import ANSWERED, FAILED, PAUSE, part_of
+from medlens._share import ANSWERED, FAILED, PAUSE, part_of, read_part
 from medlens.errors import MedlensError, WorkerLost
 from medlens.plan import Plan
 from medlens.types import Answer
@@ -58,7 +57,7 @@ class Processes:
         for worker, folder in enumerate(self._folders):
             part = part_of(folder, block)
             self._wait(worker, part, block)
-            yield load_file(part)
+            yield read_part(folder, block)
             part.unlink()
             self._tries[worker] = 0
 

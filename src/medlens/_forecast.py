@@ -20,6 +20,7 @@ from medlens.walk.cases import Case, Prompt
 from medlens.walk.forward import steps
 from medlens.walk.generate import answer_prompt, decoding_of
 from medlens.walk.room import STATE_BYTES, Room
+from medlens.walk.speak import price
 
 BASE_DISK = 3 * 2**20  # tables, charts and the report without pictures
 REPORT_SECONDS = 5.0  # drawing the charts
@@ -57,7 +58,7 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     pictures = sum(len(data) for _, data in intake.pictures.values())
     return Forecast(
         len(prompts), len(intake.pictures), tokens, sum(len(p.tokens) for p in prompts), round(seconds, 1),
-        _memory(model, laid, plan), BASE_DISK + 3 * pictures, _scratch(model, laid),
+        _memory(model, laid, plan), BASE_DISK + 3 * pictures, _scratch(model, laid, plan),
     )  # fmt: skip
 
 
@@ -95,7 +96,8 @@ def _pilot(model: Model, case: Case, plan: Plan) -> _Pilot:
 def _answering(model: Model, prompts: Sequence[Prompt], plan: Plan, pilot: _Pilot, walking: float) -> float:
     """Seconds. Where the model is streamed, every new token reads all of its weights again, for all answers at once."""
     if model.weights is not None:
-        return walking + plan.max_new_tokens * model.depth * pilot.bring
+        passes = price(model, [], plan.max_new_tokens).passes
+        return walking + passes * model.depth * pilot.bring
     return len(prompts) * _timed(lambda: answer_prompt(model, prompts[0], decoding_of(plan)))
 
 
@@ -146,9 +148,11 @@ def _memory(model: Model, laid: Sequence[Case], plan: Plan) -> int:
     return BASE_MEMORY + max(ends + active, block + active + sums.held, sums.held + sums.reading)
 
 
-def _scratch(model: Model, laid: Sequence[Case]) -> int:
-    """Bytes of disk for states before and behind a block, and for masks, positions and pixels."""
+def _scratch(model: Model, laid: Sequence[Case], plan: Plan) -> int:
+    """Bytes of disk for states before and behind a block, for masks and positions, and for keys and values of a streamed model's
+    answers."""
     states = 2 * sum(len(case.pack.ids) for case in laid) * model.width * STATE_BYTES
     masks = sum(len(case.pack.ids) ** 2 for case in laid if len(case.prompts) > 1) * model.dtype.itemsize
     rotary = sum(len(case.pack.ids) for case in laid) * 4 * model.width
-    return states + masks + rotary
+    speaking = model.weights is not None and plan.answers == "generate"
+    return states + masks + rotary + (price(model, laid, plan.max_new_tokens).kept if speaking else 0)

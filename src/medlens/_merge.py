@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from safetensors.torch import load_file
 
 from medlens import _record, store
+from medlens._forecast import foresee
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
-from medlens._share import Share, part_of, write_share
+from medlens._share import Share, part_of, read_part, write_share
 from medlens.budget import Meter
 from medlens.errors import BadInput, BadRun
 from medlens.instruments.geometry import Geometry
@@ -28,6 +28,7 @@ from medlens.plan import Plan
 from medlens.report import write_report
 from medlens.types import Sample
 from medlens.unfinished import check_identity, explained, locked, writing
+from medlens.walk.cases import cases
 
 RANKS = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"), ("RANK", "WORLD_SIZE", ""))
 
@@ -55,8 +56,12 @@ def study_shard(
             prepared = prepare(model, samples, plan, watcher, folder)
             check_identity(folder, prepared.identity)
             if not (folder / "manifest.json").exists():
+                laid = cases(prepared.model, prepared.prompts)
+                forecast = foresee(prepared.model, prepared.intake, prepared.prompts, laid, plan)
+                watcher.planned(forecast)
                 _do(prepared, number, of, folder, watcher)
-                store.write_manifest(folder, _manifest(prepared, number, of, meter.peak))
+                about = _manifest(prepared, number, of, meter.peak)
+                store.write_manifest(folder, about | {"forecast": forecast.as_dict()})
     return folder
 
 
@@ -112,7 +117,7 @@ def merge(out: str | Path, *, watcher: Watcher | None = None) -> store.Run:
     watcher.begin("merging", (depth + 1) * len(folders))
     for block in range(depth + 1):
         for folder in folders:
-            geometry.take(load_file(part_of(folder, block)))
+            geometry.take(read_part(folder, block))
             watcher.tick()
         (geometry.leave if block < depth else geometry.conclude)(block)
     with writing(out) as place:

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medlens._answering import answer_prompts
 from medlens._prepare import Nobody, Prepared, prepare
-from medlens.errors import MedlensError
+from medlens.errors import BadRun, MedlensError
 from medlens.instruments.geometry import Geometry
 from medlens.plan import Plan
 from medlens.store import write
@@ -47,7 +48,7 @@ class Share:
         images = {case.image for case in shares(laid, self.fold_of, of)[number]}
         self.prompts = [prompt for prompt in prepared.prompts if prompt.image in images]
 
-    def answers(self, tick: Tick) -> tuple[list[Answer | None], list[Prompt]]:
+    def answers(self, tick: Tick) -> tuple[Sequence[Answer | None], list[Prompt]]:
         return answer_prompts(self.prepared, self.prompts, Unfinished(self.folder, self.folder), tick)
 
     def parts(self, told: Sequence[Prompt], begun: int, tick: Tick) -> Iterator[dict[str, Tensor]]:
@@ -66,6 +67,16 @@ class Share:
 
 def part_of(folder: Path, block: int) -> Path:
     return folder / f"part-{block:02d}.safetensors"
+
+
+def read_part(folder: Path, block: int) -> dict[str, Tensor]:
+    """A part that is there. Raises BadRun for a file that is damaged."""
+    try:
+        return load_file(part_of(folder, block))
+    except (SafetensorError, OSError) as e:
+        raise BadRun(
+            f"{folder.name}/{part_of(folder, block).name} is missing or damaged; delete it and make the share again"
+        ) from e
 
 
 def write_share(share: Share, begun: int, tick: Tick, room_for_more: Callable[[], bool] = lambda: True) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +21,8 @@ from medlens.errors import BadInput, MedlensError, WorkerLost
 from medlens.plan import Plan
 from medlens.types import Answer
 
+NOBODY = "no Ray cluster answers at {!r}; start one (ray start --head), give its address, or take --workers"
+PATIENCE = 10  # seconds for a machine to answer
 TRIES = 3  # lives of one actor between two parts
 
 
@@ -108,10 +112,19 @@ def _connected(address: str) -> Any:
         import ray
     except ImportError as e:
         raise BadInput("--cluster needs Ray: pip install 'medlens[ray]'") from e
+    _knock(address)
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as e:
-        raise WorkerLost(
-            f"no Ray cluster answers at {address!r}; start one (ray start --head), give its address, or take --workers"
-        ) from e
+        raise WorkerLost(NOBODY.format(address)) from e
     return ray
+
+
+def _knock(address: str) -> None:
+    """Ray itself would go on trying for minutes."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
+    try:
+        if found:
+            socket.create_connection((found[1], int(found[2])), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as e:
+        raise WorkerLost(NOBODY.format(address)) from e

@@ -141,13 +141,30 @@ def attentions_of(block: nn.Module, keep: Callable[[Tensor], Tensor] = lambda we
 def attention(module: Any, implementation: str) -> Iterator[None]:
     """Run the model's decoder with another attention implementation ("eager" is the one that returns its weights). The vision tower
     keeps its own, which may be another than the decoder's."""
-    decoder = module.get_decoder()
-    before = decoder.config._attn_implementation
+    decoder, before = module.get_decoder(), attention_of(module)
     decoder.set_attn_implementation(implementation)
     try:
         yield
     finally:
         decoder.set_attn_implementation(before)
+
+
+def attention_of(module: Any) -> str:
+    """The attention implementation that the model's decoder runs with."""
+    return module.get_decoder().config._attn_implementation
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """No parameter of these modules wants a gradient, so that a graph through them keeps nothing for their sake."""
+    wanting = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in wanting:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanting:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

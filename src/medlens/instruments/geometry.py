@@ -13,7 +13,7 @@ from medlens.measures import MEASURES
 from medlens.measures.neighbours import CHUNK
 from medlens.plan import Plan
 from medlens.stats import CosineSums, Folds, Moments, PairSums, RowSample
-from medlens.stats.flat import nested, parts
+from medlens.stats.flat import need, nested, parts
 from medlens.stats.rows import priority
 from medlens.types import GROUPS, Row, Value
 
@@ -60,6 +60,7 @@ class Seen:
     @classmethod
     def from_tensors(cls, cap: int, tensors: Mapping[str, Tensor]) -> Seen:
         new, (_, found) = cls(cap), parts(tensors)
+        need("cosines and rows", found, [*(f"cosines/{g}" for g in WITH_ALL), *(f"rows/{g}" for g in GROUPS)])
         new.cosines = {g: CosineSums.from_tensors(found[f"cosines/{g}"]) for g in WITH_ALL}
         new.rows = {g: RowSample.from_tensors(found[f"rows/{g}"]) for g in GROUPS}
         return new
@@ -198,13 +199,16 @@ class Geometry:
         return found
 
     def take(self, sums: Mapping[str, Tensor]) -> None:
-        """Add what another has handed over, of a block or of the last state."""
+        """Add what another has handed over, of a block or of the last state. Raises BadRun for anything else."""
         _, found = parts(sums)
         if "seen" in found:
+            need("sums of a block", found, ["seen", *(f"pairs/{g}" for g in GROUPS)])
             for group, pairs in self._pairs.items():
                 pairs.merge(_folds(found[f"pairs/{group}"], PairSums))
             self._seen.merge(Seen.from_tensors(self.cap, found["seen"]))
             return
+        last = [name for v in self._last for name in (f"seen/{v}", *(f"moments/{v}/{g}" for g in GROUPS))]
+        need("sums of the last state", found, last)
         for variant, (moments, seen) in self._last.items():
             for group, folds in moments.items():
                 folds.merge(_folds(found[f"moments/{variant}/{group}"], Moments))

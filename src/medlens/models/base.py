@@ -54,7 +54,8 @@ class Model:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """For transformers' own forward and generation: what leads to the blocks in memory, each block and the head while it works."""
+        """For transformers' own forward and generation: what leads to the blocks in memory; each block, and the head, while it
+        works."""
         if self.weights is None:
             yield
             return

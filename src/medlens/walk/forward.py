@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medlens import hooks
 from medlens.data.images import open_image
-from medlens.errors import BadInput, NotFinite
+from medlens.errors import BadInput
 from medlens.models.base import Model
 from medlens.models.prompt import look, read
 from medlens.types import Sample, Tokens
-from medlens.walk.cases import Case, Prompt, arguments, cases
+from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.room import Room
+from medlens.walk.way import check_state, enter, through
 
 
 class Visitor(Protocol):
@@ -54,22 +55,23 @@ def steps(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], ti
     memory at a time, and none while whoever takes these steps works on what the visitors saw.
     """
     with hooks.evaluation(model.module), model.here("around", "norm", "head"):
-        ways = [room.keep(_enter(model, case, k, room)) for k, case in enumerate(walkers)]
+        for k, case in enumerate(walkers):
+            enter(model, case, k, room)
     room.close(room.begun)
     for b in range(room.begun, model.depth):
         with hooks.evaluation(model.module), model.here(b):
             model.expect(b + 1 if b + 1 < model.depth else "norm")
             for k, case in enumerate(walkers):
                 before = room.get(b, k)
-                after = _through(model.blocks[b], b, room.fetch(ways[k]), before)
-                _check(after, case, b + 1)
+                after = through(model, b, room.fetch(("way", k)), before)
+                check_state(after, case, b + 1)
                 room.put(b + 1, k, after)
                 for visitor in visitors:
                     visitor.visit(b, case, before, after)
                 tick()
         room.close(b + 1)
         yield b
-        room.forget(b)
+        room.left(b)
     with hooks.evaluation(model.module), model.here("norm"):
         for k, case in enumerate(walkers):
             raw = room.get(model.depth, k)
@@ -77,43 +79,7 @@ def steps(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], ti
             for visitor in visitors:
                 visitor.finish(case, raw, normed)
     yield model.depth
-    room.forget(model.depth)
-
-
-def _through(block: nn.Module, b: int, way: _Way, state: Tensor) -> Tensor:
-    """The state after a block, with what the model itself adds behind it."""
-    out = block(state[None], *way.calls[b].args, **way.calls[b].kwargs)
-    return ((out[0] if isinstance(out, tuple) else out) + way.added.get(b, 0))[0]
-
-
-class _Way(NamedTuple):
-    """What each block is to be called with for a case, and what the model adds to the states after some blocks (image features from
-    further down the tower, in Qwen3-VL), so that state b + 1 is what enters block b + 1."""
-
-    calls: list[hooks.Call]
-    added: dict[int, Tensor]
-
-
-def _enter(model: Model, case: Case, number: int, room: Room) -> _Way:
-    """All that the model's own forward does around its blocks, found by stand-ins. State 0 goes to the room, unless the walk begins
-    later."""
-    with hooks.stand_ins(model.decoder) as standing, hooks.inputs_of(model.norm) as into_norm:
-        model.module(**arguments(model, case), use_cache=False, logits_to_keep=1)
-    calls = [s.call for s in standing if s.call is not None]
-    state, *between = [*(s.entered for s in standing), into_norm[-1] if into_norm[-1].any() else None]
-    if len(calls) != len(standing) or state is None:
-        raise RuntimeError(f"{len(standing) - len(calls)} blocks were never called by {type(model.module).__name__}")
-    _check(state[0], case, 0)
-    if room.begun == 0:
-        room.put(0, number, state[0])
-    return _Way(calls, {b: added for b, added in enumerate(between) if added is not None})
-
-
-def _check(state: Tensor, case: Case, layer: int) -> None:
-    finite = torch.isfinite(state).all(1)
-    if not finite.all():
-        place = int((~finite).nonzero()[0])
-        raise NotFinite(f"NaN or infinity in hidden state {layer}, {case.who(place)}; try --dtype float32")
+    room.left(model.depth)
 
 
 @dataclass(frozen=True)

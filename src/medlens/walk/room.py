@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from io import BufferedRandom
 from itertools import accumulate
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ STATE_BYTES = 4  # of an entry: states wait as float32, which holds the half typ
 
 
 class Room:
-    """In memory. `begun`: the state at which the walk begins, which every case has reached."""
+    """In memory. begun: the state at which the walk begins, which every case has reached. kept_from: states from this one on stay
+    here when the cases have left them, because they will come back that far (None: no state stays)."""
 
     begun = 0
 
-    def __init__(self) -> None:
+    def __init__(self, kept_from: int | None = None) -> None:
+        self.kept_from = kept_from
         self._states: dict[tuple[int, int], Tensor] = {}
+        self._kept: dict[Hashable, Any] = {}
 
     def put(self, layer: int, case: int, state: Tensor) -> None:
         """Keep a case's state `layer`, (T, d)."""
@@ -39,25 +43,36 @@ class Room:
     def close(self, layer: int) -> None:
         """All cases have reached state `layer`."""
 
+    def left(self, layer: int) -> None:
+        """All cases have left state `layer`, and it is forgotten, unless they will come back to it."""
+        if self.kept_from is None or layer < self.kept_from:
+            self.forget(layer)
+
     def forget(self, layer: int) -> None:
         """State `layer` is not needed any more."""
         self._states = {at: state for at, state in self._states.items() if at[0] != layer}
 
-    def keep(self, tree: Any) -> Any:
-        """Keep the tensors in a tree of dictionaries, lists and tuples; what is returned goes to `fetch`."""
-        return tree
+    def keep(self, name: Hashable, tree: Any) -> None:
+        """Keep a tree of dictionaries, lists and tuples with the tensors in it, in place of what has had this name."""
+        self._kept[name] = tree
 
-    def fetch(self, kept: Any) -> Any:
-        return kept
+    def fetch(self, name: Hashable) -> Any:
+        return self._kept[name]
+
+    def drop(self, name: Hashable) -> None:
+        """What has this name is not needed any more."""
+        del self._kept[name]
 
 
 class Files(Room):
-    """In files of a folder, one a state: `state-07.bin`. What the blocks are called with lies in a file without a name, which
-    vanishes with the process. Raises OSError when the disk is full."""
+    """In files of a folder, one a state: `state-07.bin`. All else lies in a file without a name, which vanishes with the process.
+    Raises OSError when the disk is full."""
 
     def __init__(
-        self, folder: Path, lengths: Sequence[int], width: int, dtype: torch.dtype, device: torch.device, begun: int = 0
-    ) -> None:
+        self, folder: Path, lengths: Sequence[int], width: int, dtype: torch.dtype, device: torch.device, begun: int = 0,
+        kept_from: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(kept_from)
         self.begun = begun
         self._folder, self._lengths, self._width, self._dtype, self._device = folder, lengths, width, dtype, device
         self._starts = [0, *accumulate(n * width * STATE_BYTES for n in lengths)]
@@ -97,11 +112,16 @@ class Files(Room):
         path = self._path(layer)
         return path.exists() and path.stat().st_size == self._starts[-1]
 
-    def keep(self, tree: Any) -> Any:
-        return self._spill.keep(tree)
+    def keep(self, name: Hashable, tree: Any) -> None:
+        if name in self._kept:
+            self.drop(name)
+        self._kept[name] = self._spill.keep(tree)
 
-    def fetch(self, kept: Any) -> Any:
-        return self._spill.fetch(kept)
+    def fetch(self, name: Hashable) -> Any:
+        return self._spill.fetch(self._kept[name])
+
+    def drop(self, name: Hashable) -> None:
+        self._spill.drop(self._kept.pop(name))
 
     def _path(self, layer: int) -> Path:
         return self._folder / f"state-{layer:02d}.bin"
@@ -114,16 +134,22 @@ class _Slot:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
 
 class Spill:
-    """Tensors in a temporary file."""
+    """Tensors in a temporary file. The place of one that is dropped goes to the next one of its size."""
 
     def __init__(self, folder: Path | None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as this does)
         self._end = 0
+        self._free: dict[int, set[int]] = {}  # places, by their size in bytes
 
     def keep(self, tree: Any) -> Any:
-        """Write the tensors of a tree, each once, and return the tree without them."""
+        """Write the tensors of a tree, each once, and return the tree without them, for `fetch` and `drop`."""
         written: dict[int, _Slot] = {}
         return _mapped(tree, Tensor, lambda tensor: written.setdefault(id(tensor), self._write(tensor)))
 
@@ -134,12 +160,17 @@ class Spill:
             kept, _Slot, lambda slot: read[slot.start] if slot.start in read else read.setdefault(slot.start, self._read(slot))
         )
 
+    def drop(self, kept: Any) -> None:
+        """The tensors of this tree are not needed any more."""
+        _mapped(kept, _Slot, lambda slot: self._free.setdefault(slot.size, set()).add(slot.start))
+
     def _write(self, tensor: Tensor) -> _Slot:
-        slot = _Slot(self._end, tuple(tensor.shape), tensor.dtype, tensor.device)
+        free = self._free.get(tensor.nbytes)
+        slot = _Slot(free.pop() if free else self._end, tuple(tensor.shape), tensor.dtype, tensor.device)
         flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        self._file.seek(self._end)
+        self._file.seek(slot.start)
         self._file.write(flat.numpy().data)
-        self._end += max(1, len(flat))  # so that no two slots begin at one place
+        self._end = max(self._end, slot.start + max(1, len(flat)))  # so that no two slots begin at one place
         return slot
 
     def _read(self, slot: _Slot) -> Tensor:

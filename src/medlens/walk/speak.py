@@ -122,12 +122,12 @@ def _longer(case: Case, branches: Sequence[int], tokens: Sequence[int]) -> Case:
 def _pass(model: Model, speakers: Sequence[_Speaker], say: Say, spill: Path | None) -> None:
     """What waits of every pack passes all blocks, and the next tokens are said."""
     with _room(model, [speaker.waiting for speaker in speakers], spill) as room:
-        ways = _enter_all(model, speakers, room)
+        _enter_all(model, speakers, room)
         for b in range(model.depth):
             with model.here(b):
                 model.expect(b + 1 if b + 1 < model.depth else "head")
-                for k, (speaker, way) in enumerate(zip(speakers, ways, strict=True)):
-                    room.put(b + 1, k, through(model.blocks[b], room.fetch(way[b]), room.get(b, k)))
+                for k, speaker in enumerate(speakers):
+                    room.put(b + 1, k, through(model.blocks[b], room.fetch(("way", k))[b], room.get(b, k)))
                     if speaker.cache.get_seq_length(b) != len(speaker.case.pack.ids):
                         raise BadModel(f"{model.name}: block {b} does not keep one key for each token, so it cannot go on")
             room.forget(b)
@@ -139,16 +139,14 @@ def _pass(model: Model, speakers: Sequence[_Speaker], say: Say, spill: Path | No
                 speaker.hear(model.unembed(model.norm(last[None]))[0].float(), say)
 
 
-def _enter_all(model: Model, speakers: Sequence[_Speaker], room: Room) -> list[list[Step]]:
-    """State 0 of every pack to the room; returns what the blocks will be called with for each, as the room keeps it."""
+def _enter_all(model: Model, speakers: Sequence[_Speaker], room: Room) -> None:
+    """State 0 of every pack to the room, and what the blocks will be called with for it."""
     begun = speakers[0].positions is not None
-    ways = []
     with _table(model) if begun else model.here("around", "norm", "head"):
         for k, speaker in enumerate(speakers):
             state, steps = _new_tokens(model, speaker) if begun else _prompts(model, speaker)
             room.put(0, k, state)
-            ways.append(room.keep(steps))
-    return ways
+            room.keep(("way", k), steps)
 
 
 def _prompts(model: Model, speaker: _Speaker) -> tuple[Tensor, list[Step]]:

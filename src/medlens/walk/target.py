@@ -1,0 +1,101 @@
+"""Targets: of what a gradient is taken. The log-probability of words, teacher-forced, or the difference of two such.
+
+A log-probability and not a bare logit: a logit also rises with what lifts all words alike, and explains that as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medlens.errors import BadInput
+from medlens.models.base import Model
+from medlens.walk.cases import Case
+
+
+class Word(NamedTuple):
+    """Token `id` as what comes behind position `after` of a prompt: row `after` of the logits predicts it."""
+
+    after: int
+    id: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """y = sum of log p(word) over `said`, minus the same over `against`; natural logarithm.
+
+    branch: which prompt of its case, from 0 on. Positions are the prompt's own, wherever its pack puts them; each word is predicted
+    from what the prompt says up to it, whether it is the word that follows there or not.
+    """
+
+    said: tuple[Word, ...]
+    against: tuple[Word, ...] = ()
+    branch: int = 0
+
+
+def next_word(case: Case, token: int, against: int | None = None, branch: int = 0) -> Target:
+    """The log-probability of a token as the first of the answer to a question (minus that of another one)."""
+    tokens = case.prompts[branch].tokens
+    last = min(tokens.where("answer"), default=len(tokens)) - 1
+    return Target((Word(last, token),), () if against is None else (Word(last, against),), branch)
+
+
+def whole_answer(case: Case, branch: int = 0) -> Target:
+    """The log-probability of the answer that a prompt ends with: the sum over its tokens. Raises BadInput if there is none."""
+    prompt = case.prompts[branch]
+    said = tuple(Word(p - 1, prompt.tokens.ids[p]) for p in prompt.tokens.where("answer"))
+    if not said:
+        raise BadInput(f"sample {prompt.sample.id or '?'} has no answer whose probability could be explained")
+    return Target(said, (), branch)
+
+
+def check_targets(model: Model, walkers: Sequence[Case], targets: Sequence[Sequence[Target]]) -> None:
+    """Raise BadInput, naming the sample, for a target that is none: no words, or a branch, position or token that is not there."""
+    if len(targets) != len(walkers):
+        raise BadInput(f"{len(walkers)} cases, but {len(targets)} lists of targets: one list a case, an empty one for none")
+    vocabulary = len(model.head.weight)  # pyright: ignore[reportArgumentType]
+    for case, aims in zip(walkers, targets, strict=True):
+        for target in aims:
+            if not 0 <= target.branch < len(case.prompts):
+                raise BadInput(f"a target in branch {target.branch} of a case with {len(case.prompts)}")
+            prompt = case.prompts[target.branch]
+            _check_words(target, prompt.sample.id or "?", len(prompt.tokens), vocabulary)
+
+
+def _check_words(target: Target, sample: str, tokens: int, vocabulary: int) -> None:
+    if not target.said:
+        raise BadInput(f"sample {sample}: a target without words")
+    for word in (*target.said, *target.against):
+        if not 0 <= word.after < tokens:
+            raise BadInput(f"sample {sample}: a target behind position {word.after} of {tokens}")
+        if not 0 <= word.id < vocabulary:
+            raise BadInput(f"sample {sample}: a target of token {word.id}; the head predicts 0 to {vocabulary - 1}")
+
+
+def cotangent(model: Model, case: Case, target: Target, raw: Tensor) -> tuple[float, Tensor]:
+    """A target's value, and its gradient with respect to state L, raw, (T, d): through the final norm and the head, at the rows
+    that predict its words and no others.
+
+    log_softmax is in float64: of a word the model is sure of, 1 - p is what the gradient is made of, and float32 has no digits left
+    for it (they are few rows).
+    """
+    places, ids, signs = _terms(case, target)
+    rows = raw[places].requires_grad_()
+    with torch.enable_grad():
+        logits = model.unembed(model.norm(rows[None])[0])
+        said = logits.double().log_softmax(-1)[range(len(ids)), ids]
+        value = (said * torch.tensor(signs, device=said.device, dtype=said.dtype)).sum()
+    (gradient,) = torch.autograd.grad(value, rows)
+    return float(value), torch.zeros_like(raw).index_add_(0, torch.tensor(places, device=raw.device), gradient)
+
+
+def _terms(case: Case, target: Target) -> tuple[list[int], list[int], list[float]]:
+    """Of each word its place in the pack, its id and its sign."""
+    rows = case.pack.rows(target.branch)
+    words = [*target.said, *target.against]
+    signs = [1.0] * len(target.said) + [-1.0] * len(target.against)
+    return [rows[word.after] for word in words], [word.id for word in words], signs
