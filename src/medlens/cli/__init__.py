@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, data, doctor, phantom, study
+from medlens.cli import answer, bench, data, doctor, phantom, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("study")(study.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
+app.command("bench")(bench.command)
 app.add_typer(phantom.app, name="phantom")
 app.add_typer(data.app, name="data")
 

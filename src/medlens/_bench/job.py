@@ -1,0 +1,33 @@
+"""One job, in a process of its own: `python -m medlens._bench.job SUBJECT JOB [ARGUMENT ...]`, arguments in JSON. Prints one line.
+
+A job is a function of a subject's file: it gets everything ready and returns what is to be timed; which may return further numbers.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import sys
+import time
+
+from medlens._bench import memory
+from medlens.errors import MedlensError
+
+
+def main(subject: str, name: str, *arguments: str) -> None:
+    memory.guard()
+    run = getattr(importlib.import_module(f"medlens._bench.{subject}"), name)(*map(json.loads, arguments))
+    gc.collect()
+    with memory.Growth() as growth:
+        began = time.perf_counter()
+        more = run()
+        seconds = time.perf_counter() - began
+    sys.stdout.write(json.dumps({"seconds": seconds, "mib": growth.mib, "more": more if isinstance(more, dict) else {}}) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except MedlensError as e:
+        sys.exit(str(e))
