@@ -108,7 +108,7 @@ def build(family: str, **changes: Any) -> tuple[Model, Look]:
     words = tiny.tokenizer(SPECIAL, "<s>", "</s>")
     module, inputs, tokens = FAMILIES[family](words, **changes)
     model = Model(family, module.eval(), SimpleNamespace(tokenizer=words))
-    return model, Look(inputs, (IMAGE * tokens,))
+    return model, Look(lambda: inputs, (IMAGE * tokens,))
 
 
 def prompt(model: Model, look: Look, question: str, answer: str = "") -> Prompt:

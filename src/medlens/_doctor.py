@@ -16,6 +16,7 @@ from typing import Any
 import safetensors
 import torch
 
+from medlens.budget import free_memory
 from medlens.errors import BadModel
 from medlens.models import check_device
 from medlens.models.llava_med import is_original
@@ -74,7 +75,7 @@ def doctor(model: str | Path | None = None, device: str = "cpu") -> Examination:
     """
     check_device(device)
     speed = {str(dtype).removeprefix("torch."): _speed(dtype, device) for dtype in (torch.float32, torch.float16, torch.bfloat16)}
-    memory, facts = _free_memory(device), None if model is None else _facts(str(model))
+    memory, facts = free_memory(device), None if model is None else _facts(str(model))
     bandwidth = _bandwidth(device)
     extras = {what: "yes" if importlib.util.find_spec(module) else f"no: {line}" for what, (module, line) in EXTRAS.items()}
     walk = answer = None
@@ -100,13 +101,6 @@ def _mode(facts: ModelFacts | None, memory: int) -> str:
 
 
 # ---- the machine
-
-
-def _free_memory(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
-    free = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS says only how much there is
-    return os.sysconf(free) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _speed(dtype: torch.dtype, device: str) -> float:

@@ -5,29 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from medlens.budget import BASE_MEMORY
 from medlens.data.intake import Intake
-from medlens.instruments.geometry import Geometry
+from medlens.instruments.geometry import Geometry, geometry_bytes
 from medlens.measures.neighbours import CHUNK, two_nearest
 from medlens.models.base import Model
 from medlens.plan import Plan
 from medlens.types import GROUPS
 from medlens.walk.cases import Case, Prompt
-from medlens.walk.forward import walk
+from medlens.walk.forward import steps
 from medlens.walk.generate import answer_prompt, decoding_of
+from medlens.walk.room import STATE_BYTES, Room
 
-BASE_MEMORY = 600 * 2**20  # Python, torch and transformers, imported
 BASE_DISK = 3 * 2**20  # tables, charts and the report without pictures
 REPORT_SECONDS = 5.0  # drawing the charts
+CUBE = 512  # side of the matrix on which factorisations are timed
+FACTORISATIONS = 2  # of that price, for each group and state
 LONG = 2.0  # seconds from which on a pilot is not repeated
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The plan's price: seconds, bytes of memory and disk; and how many tokens walk (packed) of how many there are."""
+    """The plan's price: seconds, bytes of memory, of disk for the run, and of disk for what waits between the blocks; and how many
+    tokens walk (packed) of how many there are."""
 
     samples: int
     images: int
@@ -36,40 +40,63 @@ class Forecast:
     seconds: float
     memory: int
     disk: int
+    scratch: int
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Sequence[Case], plan: Plan) -> Forecast:
-    """Time one answer and one case (after a first, untimed one that warms up) and scale by tokens and rows."""
+    """Time one answer and the way of one case through one block, and scale by tokens, blocks and rows."""
     tokens = sum(len(case.pack.ids) for case in laid)
-    generate = plan.answers == "generate"
-    one_answer = _timed(lambda: answer_prompt(model, prompts[0], decoding_of(plan))) if generate else 0.0
-    one_case, fixed = _walking(model, laid[0], plan)
-    seconds = one_answer * len(prompts) + one_case * tokens / len(laid[0].pack.ids) + fixed
-    seconds += _neighbours(model, laid, plan) + REPORT_SECONDS
+    pilot = _pilot(model, laid[0], plan)
+    share = tokens / len(laid[0].pack.ids)
+    walking = pilot.enter * len(laid) + model.depth * (pilot.bring + pilot.block * share) + (model.depth + 1) * pilot.leave
+    answering = _answering(model, prompts, plan, pilot, walking) if plan.answers == "generate" else 0.0
+    seconds = answering + walking + _factorising(model, laid) + _neighbours(model, laid, plan) + REPORT_SECONDS
     pictures = sum(len(data) for _, data in intake.pictures.values())
     return Forecast(
         len(prompts), len(intake.pictures), tokens, sum(len(p.tokens) for p in prompts), round(seconds, 1),
-        _memory(model, laid, tokens, plan), BASE_DISK + 3 * pictures,
+        _memory(model, laid, plan), BASE_DISK + 3 * pictures, _scratch(model, laid),
     )  # fmt: skip
 
 
-def _walking(model: Model, case: Case, plan: Plan) -> tuple[float, float]:
-    """Seconds for each case like this one, and once for all of them (what is computed when all have passed a block)."""
+class _Pilot(NamedTuple):
+    """Seconds: for a case to enter, for a block's weights to be brought, for a case to pass a block, and for all to leave it."""
 
-    def pilot(walkers: int) -> None:
+    enter: float
+    bring: float
+    block: float
+    leave: float
+
+
+def _pilot(model: Model, case: Case, plan: Plan) -> _Pilot:
+    """Three of one case through the first block; twice where that is quick, because the first time is always slower."""
+    began = time.perf_counter()
+    with model.here(0):
+        bring = time.perf_counter() - began
+    found = _Pilot(0.0, 0.0, 0.0, 0.0)
+    for _ in range(2):
         geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed)
-        walk(model, [case] * walkers, [geometry])
-        geometry.rows()
+        at = [time.perf_counter()]
+        walking = steps(model, [case] * 3, [geometry], lambda at=at: at.append(time.perf_counter()), Room())
+        next(walking)
+        left = time.perf_counter()
+        geometry.leave(0)
+        leave = time.perf_counter() - left
+        walking.close()
+        block = (at[3] - at[1]) / 2
+        found = _Pilot(max(0.0, at[1] - at[0] - block - bring) / 3, bring, block, leave)
+        if at[3] - at[0] > LONG:
+            break
+    return found
 
-    one = _timed(lambda: pilot(1))
-    if one > LONG:
-        return one, 0.0
-    three = _timed(lambda: pilot(3))
-    each = max(three - one, 0.0) / 2
-    return each, max(one - each, 0.0)
+
+def _answering(model: Model, prompts: Sequence[Prompt], plan: Plan, pilot: _Pilot, walking: float) -> float:
+    """Seconds. Where the model is streamed, every new token reads all of its weights again, for all answers at once."""
+    if model.weights is not None:
+        return walking + plan.max_new_tokens * model.depth * pilot.bring
+    return len(prompts) * _timed(lambda: answer_prompt(model, prompts[0], decoding_of(plan)))
 
 
 def _timed(job: Callable[[], object]) -> float:
@@ -84,18 +111,44 @@ def _timed(job: Callable[[], object]) -> float:
     return seconds
 
 
+def _counts(laid: Sequence[Case]) -> dict[str, int]:
+    """Rows of each group."""
+    return {group: sum(len(case.where(group)) for case in laid) for group in (*GROUPS, "all")}
+
+
+def _factorising(model: Model, laid: Sequence[Case]) -> float:
+    """Seconds for what grows with the cube of the width, or of the rows where they are fewer: one case does not show it."""
+    x = torch.randn(CUBE, CUBE, dtype=torch.float64)
+    one = _timed(lambda: torch.linalg.eigvalsh(x @ x.T))
+    sides = [min(n, model.width) / CUBE for n in _counts(laid).values()]
+    return sum(one * side**3 for side in sides) * (model.depth + 2) * FACTORISATIONS
+
+
 def _neighbours(model: Model, laid: Sequence[Case], plan: Plan) -> float:
     """Seconds for nearest neighbours: they grow with the square of the rows, so a small case does not show them."""
     x = torch.randn(CHUNK, model.width, dtype=torch.float64)
     one = _timed(lambda: two_nearest(x))
-    groups = [sum(len(case.where(g)) for case in laid) for g in (*GROUPS, "all")]
-    return sum(one * (min(n, plan.neighbour_rows) / CHUNK) ** 2 for n in groups) * (model.depth + 2)
+    rows = [min(n, plan.neighbour_rows) / CHUNK for n in _counts(laid).values()]
+    return sum(one * n**2 for n in rows) * (model.depth + 2)
 
 
-def _memory(model: Model, laid: Sequence[Case], tokens: int, plan: Plan) -> int:
-    d, itemsize = model.width, model.dtype.itemsize
-    weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
-    states = 2 * tokens * d * itemsize
-    masks = sum(len(case.pack.ids) ** 2 for case in laid if len(case.prompts) > 1) * itemsize
-    sums = len(GROUPS) * 6 * d * d * 8 + len(GROUPS) * 3 * plan.neighbour_rows * d * 8
-    return BASE_MEMORY + weights + states + masks + sums + 3 * CHUNK * plan.neighbour_rows * 8
+def _memory(model: Model, laid: Sequence[Case], plan: Plan) -> int:
+    """Bytes, at the most expensive moment: all cases entering, one of them in a block beside the sums, or the sums being read."""
+    sums, longest = geometry_bytes(_counts(laid), model.width, plan, model.dtype.itemsize), max(len(case.pack.ids) for case in laid)
+    inner = max((getattr(model.text_config, "intermediate_size", 0) or 0), model.width)
+    active = longest * (4 * inner + 12 * model.width) * model.dtype.itemsize + longest**2 * 8
+    if model.weights is None:
+        held = sum(p.numel() * p.element_size() for p in model.module.parameters())
+        return BASE_MEMORY + held + max(active + sums.held, sums.held + sums.reading)
+    size = {part: model.weights.size(names) for part, names in model.names_of.items()}
+    ends = size["around"] + size["norm"] + size["head"]
+    block = max(bytes_ for part, bytes_ in size.items() if isinstance(part, int))
+    return BASE_MEMORY + max(ends + active, block + active + sums.held, sums.held + sums.reading)
+
+
+def _scratch(model: Model, laid: Sequence[Case]) -> int:
+    """Bytes of disk for states before and behind a block, and for masks, positions and pixels."""
+    states = 2 * sum(len(case.pack.ids) for case in laid) * model.width * STATE_BYTES
+    masks = sum(len(case.pack.ids) ** 2 for case in laid if len(case.prompts) > 1) * model.dtype.itemsize
+    rotary = sum(len(case.pack.ids) for case in laid) * 4 * model.width
+    return states + masks + rotary

@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 from medlens import _record
 from medlens._forecast import Forecast
+from medlens.budget import BASE_MEMORY, bytes_of
 from medlens.data import read
 from medlens.data.dicom import through
 from medlens.data.images import open_image
 from medlens.data.intake import Intake, take_in
 from medlens.errors import BadData, BadInput
-from medlens.models import Model, load
+from medlens.models import MOST, Model, load
 from medlens.models import prompt as prompts_
 from medlens.phantom import questions
 from medlens.plan import Plan
 from medlens.types import Sample
 from medlens.walk.cases import Prompt
+from medlens.walk.room import Spill
 
 PHANTOM_SAMPLES = 200
 
@@ -45,7 +48,7 @@ class Nobody:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a job needs to begin."""
+    """All that a job needs to begin. identity: of which job it is, by what its results depend on; key: all of that in one word."""
 
     model: Model
     intake: Intake
@@ -53,11 +56,17 @@ class Prepared:
     plan: Plan
     data_name: str
     unread: tuple[str, ...]  # what the reader left out
-    key: str
-    fingerprint: str  # of the model
+    identity: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        return _hash(self.identity)
 
 
-def prepare(model: Model | str | Path, samples: Sequence[Sample] | str | Path, plan: Plan, watcher: Watcher) -> Prepared:
+def prepare(
+    model: Model | str | Path, samples: Sequence[Sample] | str | Path, plan: Plan, watcher: Watcher, scratch: Path | None = None
+) -> Prepared:
+    """scratch: where processed images wait until they are needed; without it, in memory."""
     chosen, data_name, unread = _gather(samples, plan)
     watcher.begin("checking images", len(chosen))
     intake = take_in(chosen, plan.skip_bad, watcher.tick)
@@ -66,15 +75,24 @@ def prepare(model: Model | str | Path, samples: Sequence[Sample] | str | Path, p
     watcher.begin("loading the model", 1)
     if isinstance(model, Model) and plan.adapter is not None:
         raise BadInput("this model is loaded already: give the adapter to medlens.load, not to the plan")
-    asked = {"device": plan.device, "dtype": plan.dtype, "vision_tower": plan.vision_tower, "adapter": plan.adapter}
-    loaded = model if isinstance(model, Model) else load(model, **asked)
+    loaded = model if isinstance(model, Model) else _load(model, plan)
     watcher.tick()
     watcher.begin("reading prompts", len(intake.samples))
-    prompts, intake = _prompts(loaded, intake, plan, watcher)
-    fingerprint = _record.fingerprint(loaded)
-    identity = [plan.as_dict(), fingerprint, intake.fingerprint, version("medlens")]
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return Prepared(loaded, intake, prompts, plan, data_name, unread, key, fingerprint)
+    prompts, intake = _prompts(loaded, intake, plan, watcher, None if scratch is None else Spill(scratch))
+    identity = {"plan": _hash(plan.what()), "weights": _record.fingerprint(loaded), "data": intake.fingerprint}
+    identity["version"] = version("medlens")
+    return Prepared(loaded, intake, prompts, plan, data_name, unread, identity)
+
+
+def _load(model: str | Path, plan: Plan) -> Model:
+    memory = None if plan.memory is None else max(1, int(MOST * (bytes_of(plan.memory) - BASE_MEMORY)))
+    return load(
+        model, device=plan.device, dtype=plan.dtype, vision_tower=plan.vision_tower, adapter=plan.adapter, memory=memory
+    )  # fmt: skip
+
+
+def _hash(of: object) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sample], str, tuple[str, ...]]:
@@ -97,13 +115,14 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
     return through(chosen, plan.window) if plan.window else chosen, name, tuple(unread)
 
 
-def _prompts(model: Model, intake: Intake, plan: Plan, watcher: Watcher) -> tuple[list[Prompt], Intake]:
+def _prompts(model: Model, intake: Intake, plan: Plan, watcher: Watcher, spill: Spill | None) -> tuple[list[Prompt], Intake]:
     """The prompts; and what is left of the intake where some cannot be put to this model."""
     looks: dict[str, prompts_.Look] = {}
     made, refused = [], {}
     for sample, image in zip(intake.samples, intake.images, strict=True):
         if image not in looks:
-            looks[image] = prompts_.look(model, [open_image(i, sample.id, grey=True) for i in sample.images])
+            look = prompts_.look(model, [open_image(i, sample.id, grey=True) for i in sample.images])
+            looks[image] = replace(look, make=partial(spill.fetch, spill.keep(look.inputs))) if spill else look
         try:
             made.append(Prompt(sample, looks[image], prompts_.read(model, sample, looks[image]), image))
         except BadData as e:

@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -21,6 +19,7 @@ import torch
 from medlens import store
 from medlens.data.intake import Intake
 from medlens.models import Model
+from medlens.models.weights import digest
 from medlens.phantom.questions import is_phantom
 from medlens.plan import Plan
 from medlens.types import Answer, Row, Sample
@@ -109,7 +108,6 @@ def describe_machine() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
-        "peak_memory": _peak_memory(),
     }
 
 
@@ -133,7 +131,8 @@ def _flag(name: str, value: Any) -> str:
 def public_plan(plan: Plan) -> dict[str, Any]:
     """The plan without the paths in it."""
     adapter = plan.adapter and public_name(plan.adapter)
-    return plan.as_dict() | {"vision_tower": public_name(plan.vision_tower), "adapter": adapter}
+    scratch = plan.scratch and public_name(plan.scratch)
+    return plan.as_dict() | {"vision_tower": public_name(plan.vision_tower), "adapter": adapter, "scratch": scratch}
 
 
 def public_name(name: str) -> str:
@@ -141,19 +140,10 @@ def public_name(name: str) -> str:
     return Path(name).name if Path(name).exists() else name
 
 
-def _peak_memory() -> int:
-    """Bytes, of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def fingerprint(model: Model) -> str:
-    """Of names, shapes and values of the weights (of tensors over 4 million entries, every k-th) and of how prompts are made."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.module.state_dict().items()):
-        flat = weight.flatten()
-        sampled = flat[:: max(1, len(flat) // 4_000_000)].contiguous().cpu().view(torch.uint8)
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(sampled.numpy().tobytes())
-    digest.update(json.dumps([model.processor.chat_template, model.processor.image_processor.to_dict()], default=str).encode())
-    return digest.hexdigest()[:16]
+    """Of names, shapes and values of the weights (of large ones, every k-th value) and of how prompts are made. The same for a
+    model that is streamed, whose weights were all read once by its self-test."""
+    digests = dict(model.weights.digests) if model.weights else {}
+    found = {name: digests.get(name) or digest(w) for name, w in sorted(model.module.state_dict().items())}
+    made = [model.processor.chat_template, model.processor.image_processor.to_dict()]
+    return hashlib.sha256(json.dumps([found, made], default=str).encode()).hexdigest()[:16]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,7 @@ from medlens.errors import BadModel
 TINY = 20_000_000  # parameters
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What a block would have been called with: everything but the hidden state."""
 
     args: tuple[Any, ...]
@@ -92,6 +90,18 @@ def inputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 def inputs_of(module: nn.Module) -> AbstractContextManager[list[Tensor]]:
     """Collect the first argument of every call of `module`."""
     return inputs_of_each([module])
+
+
+@contextmanager
+def while_each_works(
+    modules: Sequence[nn.Module], before: Callable[[int], object], after: Callable[[int], object]
+) -> Iterator[None]:
+    """Call `before(k)` whenever the k-th module is about to work, and `after(k)` when it has, or has failed to."""
+    with ExitStack() as stack:
+        for k, module in enumerate(modules):
+            stack.callback(module.register_forward_pre_hook(lambda *_, k=k: before(k) and None).remove)
+            stack.callback(module.register_forward_hook(lambda *_, k=k: after(k) and None, always_call=True).remove)
+        yield
 
 
 @contextmanager

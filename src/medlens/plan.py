@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from medlens.budget import bytes_of
 from medlens.errors import BadInput
+
+HOW = ("memory", "scratch")
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,14 @@ class Plan:
     answers: "generate" (then read on) or "given" (the data's own). max_new_tokens: cap of a generated answer; temperature: 0 for
     greedy ones, else they are drawn, from the `top_p` share of the probability; stop: words at which an answer ends.
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
+    folds: of whole images (patients where the data name them): sums are kept for each.
     vision_tower: of a checkpoint in LLaVA-Med's original layout: see `load`.
     adapter: a folder with a LoRA adapter to merge into the model: see `load`.
     device, dtype: where and in which float type the model runs, when `study` loads it.
     skip_bad: leave out samples that cannot be read, and list them, instead of stopping.
+
+    What follows says how, and changes no result. memory: at most so much, such as "4GiB" (default: what is free); a model that
+    needs more is streamed. scratch: a folder for what waits on disk (default: beside the run).
     """
 
     instruments: tuple[str, ...] = ("geometry",)
@@ -35,11 +42,14 @@ class Plan:
     stop: tuple[str, ...] = ()
     neighbour_rows: int = 4096
     keep: float = 0.9
+    folds: int = 5
     vision_tower: str = "external"
     adapter: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
     skip_bad: bool = False
+    memory: str | None = None
+    scratch: str | None = None
 
     def __post_init__(self) -> None:
         self._need(self.instruments == ("geometry",), "instruments", "('geometry',): the only one yet")
@@ -56,9 +66,17 @@ class Plan:
         self._need(self.neighbour_rows >= 3, "neighbour_rows", "at least 3")
         self._need(0 < self.keep < 1, "keep", "a share between 0 and 1")
 
+        self._need(self.folds >= 1, "folds", "at least 1")
+        if self.memory is not None:
+            bytes_of(self.memory)
+
     def _need(self, held: bool, field: str, expected: str) -> None:
         if not held:
             raise BadInput(f"{field} is {getattr(self, field)!r}; expected {expected}")
 
     def as_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # as JSON gives it back
+
+    def what(self) -> dict[str, Any]:
+        """The part that the results depend on."""
+        return {k: v for k, v in self.as_dict().items() if k not in HOW}

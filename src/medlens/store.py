@@ -1,14 +1,10 @@
-"""The run: a folder with a manifest, parquet tables and pictures. Written beside its place and renamed when it is whole."""
+"""The run: a folder with a manifest, parquet tables and pictures. (How it comes to be: `unfinished`.)"""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -114,60 +110,26 @@ def open_run(path: str | Path) -> Run:
     return run
 
 
-def check_place(out: Path) -> None:
-    """Raise CannotWrite if no run can be written at `out`: said before the work, not after it."""
+def check_place(out: Path, what: str = "--out") -> None:
+    """Raise CannotWrite if nothing can be written at `out`: said before the work, not after it."""
     there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     if not there.is_dir():
-        raise CannotWrite(f"{out} cannot be a run's folder: {there.name} is a file; choose another --out")
+        raise CannotWrite(f"{out} cannot be a folder: {there.name} is a file; choose another {what}")
     if not os.access(there, os.W_OK):
-        raise CannotWrite(f"{out} cannot be written: no permission, or a read-only file system; choose another --out")
+        raise CannotWrite(f"{out} cannot be written: no permission, or a read-only file system; choose another {what}")
 
 
-def finished(out: Path, key: str) -> Run | None:
+def finished(out: Path, identity: Mapping[str, str]) -> Run | None:
     """The run at `out` if this very study is there already; None if the place is free. Raises BadRun for anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / "manifest.json").is_file():
         raise BadRun(f"{out} is there already and is not a run; choose another --out")
     run = open_run(out)
-    if run.manifest.get("key") != key:
-        raise BadRun(f"{out} holds another study (other plan, weights, data or version); choose another --out, or delete it")
+    found = run.manifest.get("identity", {})
+    if other := [what for what in identity if found.get(what) != identity[what]]:
+        raise BadRun(f"{out} holds another study ({' and '.join(other)} differ); choose another --out, or delete it")
     return run
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[Path]:
-    """A folder to write a run into; becomes `out` when the context ends well, and vanishes when it does not."""
-    out = out.absolute()
-    with _explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        with _explained(out):
-            yield folder
-            folder.chmod(0o755)
-            _rename(folder, out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _rename(folder: Path, out: Path) -> None:
-    try:
-        folder.replace(out)
-    except OSError as e:
-        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        raise BadRun(f"{out.name} was written by another process meanwhile; its run was kept, this one discarded") from e
-
-
-@contextmanager
-def _explained(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT) else (e.strerror or str(e))
-        raise CannotWrite(f"cannot write {out.name}: {why}; nothing was left behind in {out.parent}") from e
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medlens import store
+from medlens import unfinished
 from medlens._bench.pieces import write_tokenizer
 from medlens.errors import BadInput, CannotWrite
 from medlens.models.llava_med import FAMILY, REQUIRED, TOWER
@@ -85,7 +85,7 @@ def write_checkpoint(
     shards = _shards(tensors(decoder, seen))
     outside = {name.removeprefix(INSIDE): shape for name, shape in _tower(seen).items()}
     whole, done = _bytes(outside) + sum(map(_bytes, shards)), 0
-    with store.writing(folder) as place:
+    with unfinished.writing(folder) as place:
         write_tokenizer(place, decoder.vocabulary)
         _write_json(place / "config.json", _config(decoder, seen, folder / EXTERNAL))
         names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]

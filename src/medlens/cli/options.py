@@ -20,6 +20,10 @@ VisionTower = Annotated[
 Adapter = Annotated[str | None, typer.Option(help="Folder of a LoRA adapter, merged into the model.")]
 Device = Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")]
 Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
+Memory = Annotated[
+    str | None, typer.Option(help="At most so much, such as 4GiB; a model that needs more is streamed. Default: what is free.")
+]
+Scratch = Annotated[str | None, typer.Option(help="Folder for what waits on disk. Default: beside the run.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read, and list them.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

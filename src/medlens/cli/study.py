@@ -30,6 +30,8 @@ def command(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
+    memory: options.Memory = None,
+    scratch: options.Scratch = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the price, write nothing.")] = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -42,6 +44,7 @@ def command(
         limit=limit, seed=seed, question=question, window=window_of(window),
         answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
         skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
+        memory=memory, scratch=scratch,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from medlens.errors import BadInput
-from medlens.stats.moments import Moments, PairSums
+from medlens.stats.pairs import PairSums
+from medlens.stats.sums import KernelSums
 from medlens.types import Value
 
 
@@ -30,28 +30,13 @@ def cka_from_sums(pairs: PairSums) -> Value:
         raise BadInput("these sums were made with moments_of_y=False, which alignment needs")
     if pairs.x.constant_columns().all() or pairs.y.constant_columns().all():
         return Value.undefined(n, "the rows do not vary")
-    own = _hsic_of_one(pairs.x) * _hsic_of_one(pairs.y)
+    own = _hsic(n, pairs.x.kernel_sums()) * _hsic(n, pairs.y.kernel_sums())
     if own <= 0:
         return Value.undefined(n, "the unbiased variance is not positive")
-    return Value(float(_hsic_of_two(pairs) / own.sqrt()), n)
+    return Value(float(_hsic(n, pairs.kernel_sums()) / own.sqrt()), n)
 
 
-def _hsic_of_one(m: Moments) -> Tensor:
-    return _hsic(m.n, m.zz, m.s, m.s, m.k1, m.k1, m.k2, m.kz, m.kz)
-
-
-def _hsic_of_two(p: PairSums) -> Tensor:
-    x = p.x.about(p.reference_of_x)
-    return _hsic(p.n, x.zz + p.zv, x.s, x.s + p.s, x.k1, p.l1, p.kl, p.lz, p.kw)
-
-
-def _hsic(n: int, zw: Tensor, z: Tensor, w: Tensor, k1: Tensor, l1: Tensor, kl: Tensor, lz: Tensor, kw: Tensor) -> Tensor:
-    """Song's equation 5 with K = ZZ', L = WW', diagonals set to 0, written in sums over rows.
-
-    zw = sum z w'; z, w = sums of rows; k, l = squared norms; kl = sum k l; lz = sum l z; kw = sum k w.
-    """
-    trace = zw.square().sum() - kl
-    ones_k, ones_l = z @ z - k1, w @ w - l1
-    ones_kl = z @ zw @ w - z @ lz - w @ kw + kl
-    total = trace + ones_k * ones_l / ((n - 1) * (n - 2)) - 2 * ones_kl / (n - 2)
-    return torch.as_tensor(total / (n * (n - 3)))
+def _hsic(n: int, sums: KernelSums) -> Tensor:
+    """Song's equation 5 with K = XX', L = YY', diagonals set to 0."""
+    total = sums.trace + sums.ones_k * sums.ones_l / ((n - 1) * (n - 2)) - 2 * sums.ones_kl / (n - 2)
+    return total / (n * (n - 3))

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Sequence
 from torch import Tensor
 
 from medlens.errors import BadInput
+from medlens.stats.checked import as_rows
 from medlens.stats.cosines import CosineSums
-from medlens.stats.moments import as_rows
 from medlens.types import Value
 
 
@@ -38,8 +38,9 @@ def mean_cosine_between(x: Tensor, image: Sequence[Hashable] | Tensor) -> Value:
     rows_of: dict[Hashable, list[int]] = {}
     for i, name in enumerate(image):
         rows_of.setdefault(name, []).append(i)
-    for name, rows in rows_of.items():
-        sums.update(x[rows], name)
+    for i, rows in enumerate(rows_of.values()):
+        sums.update(x[rows], i)
+        sums.close()
     return mean_cosine_between_from_sums(sums)
 
 
@@ -48,17 +49,16 @@ def mean_cosine_from_sums(sums: CosineSums) -> Value:
     n = sums.n
     if n < 2:
         return Value.undefined(n, f"{n} rows that have a direction")
-    return Value((float(sums.total().square().sum()) - n) / (n * (n - 1)), n, _zeros(sums))
+    return Value((float(sums.total.square().sum()) - n) / (n * (n - 1)), n, _zeros(sums))
 
 
 def mean_cosine_between_from_sums(sums: CosineSums) -> Value:
     """`mean_cosine_between` of the rows summed in `sums`."""
-    n, images = sums.n, len(sums.counts)
+    n, images = sums.n, sums.images
     if images < 2:
         return Value.undefined(n, f"rows of {images} image{'s' * (images != 1)}: no pairs between images")
-    within = sum(float(s.square().sum()) for s in sums.sums.values())
-    pairs = n * n - sum(count**2 for count in sums.counts.values())
-    return Value((float(sums.total().square().sum()) - within) / pairs, n, _zeros(sums))
+    pairs, cosines = sums.within()
+    return Value(float(sums.total.square().sum() - cosines) / (n * n - pairs), n, _zeros(sums))
 
 
 def _zeros(sums: CosineSums) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from medlens.stats.moments import Moments, PairSums
+from medlens.stats.pairs import PairSums
 from medlens.types import Value
 
-RANK_TOLERANCE = 1e-12  # of the largest eigenvalue of the scaled covariance: a singular value of 1e-6
 FAINTEST = 1e-9  # of the variance of input and update together: what is fainter drowns in their rounding
-SAFE_PIVOT = 1e-8  # no Cholesky pivot below this: full rank without an eigendecomposition
 
 
 def linearity(x: Tensor, y: Tensor) -> Value:
@@ -48,38 +45,12 @@ def _score(pairs: PairSums, parts, flat: str) -> Value:
     n = pairs.n
     if n < 2:
         return Value.undefined(n, f"{n} rows")
-    explained, rank, uu, yy = _regress(pairs)
+    explained, rank, uu, yy = pairs.regression()
     distinct = len(pairs.x.distinct)
     if distinct - 1 <= rank:
         return Value.undefined(n, f"{distinct} distinct rows - 1 <= rank {rank}: any data would score 1")
     # y = x + u and x explains itself, so what is left of y is what is left of u: one factorisation for both scores.
     residual, total = parts((uu - explained).clamp_min(0), uu, yy)
-    if total <= FAINTEST * (pairs.x.scatter().trace() + uu):
+    if total <= FAINTEST * (pairs.x.products().trace() + uu):
         return Value.undefined(n, flat if total <= 0 else f"{flat} measurably beside the input")
     return Value(1 - float(residual / total), n)
-
-
-def _regress(pairs: PairSums) -> tuple[Tensor, int, Tensor, Tensor]:
-    """What of the update is explained, the rank of x, and the squared norms of update and of y: once for both scores."""
-    if "regression" not in pairs.cache:
-        xu, uu, yy = pairs.update_scatter()
-        pairs.cache["regression"] = (*_explained(pairs.x, xu), uu, yy)
-    return pairs.cache["regression"]
-
-
-def _explained(x: Moments, xu: Tensor) -> tuple[Tensor, int]:
-    """Squared norm of the projection of the centred update on the columns of centred x, and the rank of x."""
-    scatter, varying = x.scatter(), ~x.constant_columns()
-    if not varying.any():
-        return xu.new_zeros(()), 0
-    if not varying.all():
-        scatter, xu = scatter[varying][:, varying], xu[varying]
-    scale = scatter.diagonal().rsqrt()
-    scaled, target = scatter * scale[:, None] * scale, xu * scale[:, None]
-    factor, failed = torch.linalg.cholesky_ex(scaled)
-    if not failed and factor.diagonal().min().square() > SAFE_PIVOT:
-        half = torch.linalg.solve_triangular(factor, target, upper=False)
-        return half.square().sum(), len(scaled)
-    values, vectors = torch.linalg.eigh(scaled)
-    kept = values > RANK_TOLERANCE * values[-1]
-    return ((vectors[:, kept].T @ target).square().sum(1) / values[kept]).sum(), int(kept.sum())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medlens.errors import BadInput
-from medlens.stats.moments import as_rows
+from medlens.stats.checked import as_rows
 from medlens.stats.rows import RowSample
 from medlens.types import Value
 

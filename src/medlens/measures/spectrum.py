@@ -13,7 +13,7 @@ from torch import Tensor
 from medlens.stats.moments import Moments
 from medlens.types import Value
 
-SMALL = 512  # columns up to which all eigenvalues cost no more than the largest
+SMALL = 512  # rows of the matrix up to which all eigenvalues cost no more than the largest
 
 
 def anisotropy(x: Tensor) -> Value:
@@ -45,21 +45,22 @@ def anisotropy_from_sums(moments: Moments) -> Value:
     """`anisotropy` of the rows summed in `moments`."""
     if (why := _flat(moments)) is not None:
         return why
-    scatter = moments.scatter()
-    if moments.d <= SMALL or moments.n < moments.d:
+    products = moments.products()
+    if len(products) <= SMALL:
         largest = float(moments.eigenvalues()[-1])
     else:
-        dense = scatter.cpu().numpy()
-        largest = float(eigsh(dense, k=1, which="LA", v0=np.ones(len(dense)), return_eigenvectors=False)[0])
-    return Value(largest / float(scatter.trace()), moments.n)
+        # The iteration must not start from equal entries: they are a null vector of every centred Gram matrix.
+        start = np.random.default_rng(0).standard_normal(len(products))
+        largest = float(eigsh(products.cpu().numpy(), k=1, which="LA", v0=start, return_eigenvectors=False)[0])
+    return Value(largest / float(products.trace()), moments.n)
 
 
 def participation_ratio_from_sums(moments: Moments) -> Value:
     """`participation_ratio` of the rows summed in `moments`."""
     if (why := _flat(moments)) is not None:
         return why
-    scatter = moments.scatter()
-    return Value(float(scatter.trace().square() / scatter.square().sum()), moments.n)
+    products = moments.products()
+    return Value(float(products.trace().square() / (products.ravel() @ products.ravel())), moments.n)
 
 
 def effective_rank_from_sums(moments: Moments) -> Value:

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
+from medlens.budget import bytes_of, free_memory
 from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.models.adapter import merge_adapter
 from medlens.models.base import Model
 from medlens.models.families import check_family
-from medlens.models.hf import fetch, first_line, load_folder
+from medlens.models.hf import Loaded, fetch, first_line, load_folder
 from medlens.models.llava_med import is_original, load_original
 from medlens.models.phantom import load_phantom
 from medlens.models.selftest import check_weights, self_test
 
+MOST = 0.7  # of the free memory: what weights may take where no budget is named
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -30,6 +32,7 @@ def load(
     vision_tower: str | Path = "external",
     adapter: str | Path | None = None,
     revision: str | None = None,
+    memory: str | int | None = None,
 ) -> Model:
     """Load a vision-language model and run its self-test.
 
@@ -40,6 +43,9 @@ def load(
     vision_tower: only for a checkpoint in LLaVA-Med's original layout: "external" (the tower that its config.json names, which is
     what the original code uses), "checkpoint" (the one inside it), or a folder or hub id. revision: of a hub id; the one that was
     used stands in `Model.origin` in any case. adapter: a folder with a LoRA adapter as peft saves it, merged into the weights.
+
+    memory: at most so much for the weights ("4GiB", or bytes; default: most of what is free). A model that needs more is streamed:
+    its weights stay in their files, and each block is read when it is its turn. The results are the same.
 
     Raises BadModel when it cannot be loaded (a part is missing, a weight is NaN) or fails the self-test; BadInput for arguments
     that make no sense.
@@ -56,10 +62,11 @@ def load(
             raise BadInput("an adapter is merged into a model that is loaded by its name, not into an object of yours")
         return _tested(Model(type(model).__name__, model.eval(), processor))
     name = str(model)
-    module, processor, origin = _find(name, device, DTYPES[dtype], str(vision_tower), revision)
+    allowed = int(MOST * free_memory(device)) if memory is None else bytes_of(memory)
+    module, processor, origin, weights = _find(name, device, DTYPES[dtype], str(vision_tower), revision, allowed)
     if adapter is not None:
-        origin = {**origin, "adapter": merge_adapter(module, Path(adapter))}
-    return _tested(Model(name, module, processor, origin=origin))
+        origin = {**origin, "adapter": merge_adapter(module, Path(adapter), weights)}
+    return _tested(Model(name, module, processor, origin=origin, weights=weights))
 
 
 def check_device(device: str) -> None:
@@ -72,32 +79,31 @@ def check_device(device: str) -> None:
         ) from e
 
 
-def _find(name: str, device: str, dtype: torch.dtype, vision_tower: str, revision: str | None) -> tuple[Any, Any, dict[str, Any]]:
+def _find(name: str, device: str, dtype: torch.dtype, vision_tower: str, revision: str | None, memory: int) -> Loaded:
     if name.partition(":")[0] == "phantom":
-        return *load_phantom(name, device, dtype), {}
+        return load_phantom(name, device, dtype, memory)
     if Path(name).is_dir():
-        return _open(Path(name), device, dtype, vision_tower)
+        return _open(Path(name), device, dtype, vision_tower, memory)
     hub = re.fullmatch(r"([\w.-]+)/[\w.-]+", name)
     if hub and not name.startswith(".") and not Path(name).exists() and not Path(hub[1]).is_dir():  # no network for a mistyped path
         folder, fetched = fetch(name, revision)
-        module, processor, origin = _open(folder, device, dtype, vision_tower, network=True)
-        return module, processor, {**origin, "revision": fetched}
+        loaded = _open(folder, device, dtype, vision_tower, memory, network=True)
+        return loaded._replace(origin={**loaded.origin, "revision": fetched})
     raise BadModel(f"no model {name!r}: give `phantom`, a folder with config.json, or a hub id owner/name")
 
 
-def _open(
-    folder: Path, device: str, dtype: torch.dtype, vision_tower: str, network: bool = False
-) -> tuple[Any, Any, dict[str, Any]]:
+def _open(folder: Path, device: str, dtype: torch.dtype, vision_tower: str, memory: int, network: bool = False) -> Loaded:
     if is_original(folder):
-        return load_original(folder, device, dtype, vision_tower, network)
+        return load_original(folder, device, dtype, memory, vision_tower, network)
     if vision_tower != "external":
         raise BadInput(f"--vision-tower is for LLaVA-Med's original layout (llava_mistral); {folder} is not in it")
-    return *load_folder(folder, device, dtype), {}
+    return load_folder(folder, device, dtype, memory)
 
 
 def _tested(model: Model) -> Model:
     check_family(model.name, model.module)
-    check_weights(model)
+    if model.weights is None:  # streamed ones are checked whenever they are read
+        check_weights(model)
     try:
         return replace(model, checks=self_test(model))
     except MedlensError:

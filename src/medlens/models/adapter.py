@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medlens.errors import BadModel
+from medlens.models.weights import Weights
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -43,9 +45,10 @@ MOVED = (
 )
 
 
-def merge_adapter(module: Any, folder: Path) -> dict[str, Any]:
-    """Merge the adapter of a folder into a model, in place. Returns its name, its rank, how many matrices were merged and how many
-    tensors were replaced (peft's `modules_to_save`). Raises BadModel, before anything is changed."""
+def merge_adapter(module: Any, folder: Path, weights: Weights | None = None) -> dict[str, Any]:
+    """Merge the adapter of a folder into a model, in place; where its weights are streamed, whenever they are read. Returns its
+    name, its rank, how many matrices were merged and how many tensors were replaced (peft's `modules_to_save`). Raises BadModel,
+    before anything is changed."""
     rank, scale, saved = _configuration(folder)
     tensors = _tensors(folder)
     pairs, whole = _sorted(folder, tensors)
@@ -56,13 +59,25 @@ def merge_adapter(module: Any, folder: Path) -> dict[str, Any]:
                 f"{folder}: B A of {name} is {got}, the model's weight is {tuple(linear.weight.shape)}; another base model?"
             )
     replaced = [(_parameter(module, folder, name, saved, tensor), tensor) for name, tensor in whole.items()]
-    with torch.no_grad():
-        for (_, linear), (a, b) in deltas:
-            w = linear.weight
-            w.copy_(w.float() + scale * (b.to(w.device).float() @ a.to(w.device).float()))
-        for parameter, tensor in replaced:
-            parameter.copy_(tensor)
+    edits = {id(linear.weight): partial(_added, scale=scale, a=a, b=b) for (_, linear), (a, b) in deltas}
+    edits |= {id(parameter): partial(_replaced, tensor=tensor) for parameter, tensor in replaced}
+    for name, parameter in module.named_parameters():
+        if (edit := edits.get(id(parameter))) is None:
+            continue
+        if weights is not None:
+            weights.edits[name] = edit
+        else:
+            with torch.no_grad():
+                parameter.copy_(edit(parameter))
     return {"name": folder.name, "rank": rank, "merged": len(deltas), "replaced": len(replaced)}
+
+
+def _added(w: Tensor, scale: float, a: Tensor, b: Tensor) -> Tensor:
+    return (w.float() + scale * (b.to(w.device).float() @ a.to(w.device).float())).to(w.dtype)
+
+
+def _replaced(w: Tensor, tensor: Tensor) -> Tensor:
+    return tensor.to(w.device, w.dtype)
 
 
 def _configuration(folder: Path) -> tuple[int, float, list[str]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from medlens import hooks
 from medlens.errors import BadModel
 from medlens.models.families import CAPPED
+from medlens.models.weights import Weights
+
+Part = int | Literal["around", "norm", "head"]  # a block by its number; what leads to the blocks; what follows them
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -20,7 +25,8 @@ class Model:
 
     name: how the user called it. module: the `...ForConditionalGeneration`. processor: its tokenizer, image processor and chat
     template. `checks`: what the self-test at load found. origin: what else is known of where it came from (hub revision, layout,
-    vision tower).
+    vision tower). weights: where they lie, when they are not all in memory: the model is then *streamed*, and what needs a part's
+    weights says so with `here` or `whole`, which cost nothing otherwise.
     """
 
     name: str
@@ -28,9 +34,53 @@ class Model:
     processor: Any
     checks: dict[str, float] | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
 
     def __repr__(self) -> str:
-        return f"Model({self.name}: {self.family}, {self.depth} blocks, {self.width} wide)"
+        streamed = ", streamed" if self.weights else ""
+        return f"Model({self.name}: {self.family}, {self.depth} blocks, {self.width} wide{streamed})"
+
+    @contextmanager
+    def here(self, *parts: Part) -> Iterator[None]:
+        """With the weights of these parts in memory for as long as the context lasts."""
+        if self.weights is None:
+            yield
+            return
+        brought = self.weights.bring(name for part in parts for name in self.names_of[part])
+        try:
+            yield
+        finally:
+            self.weights.take_away(brought)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """For transformers' own forward and generation: what is around the blocks in memory, and each block while it works."""
+        if self.weights is None:
+            yield
+            return
+        bring, take_away = self.weights.bring, self.weights.take_away
+        with (
+            self.here("around", "norm", "head"),
+            hooks.while_each_works(self.blocks, lambda b: bring(self.names_of[b]), lambda b: take_away(self.names_of[b])),
+        ):
+            yield
+
+    def expect(self, part: Part) -> None:
+        """This part's weights will be needed next."""
+        if self.weights is not None:
+            self.weights.expect(self.names_of[part])
+
+    @cached_property
+    def names_of(self) -> dict[Part, list[str]]:
+        """The parameters of each part, by their names in the module."""
+        at = {module: name for name, module in self.module.named_modules()}
+        prefixes: dict[Part, str] = {b: f"{at[block]}." for b, block in enumerate(self.blocks)}
+        prefixes |= {"norm": f"{at[self.norm]}.", "head": f"{at[self.head]}."}
+        found: dict[Part, list[str]] = {part: [] for part in (*prefixes, "around")}
+        for name, _ in self.module.named_parameters(remove_duplicate=False):
+            within: list[Part] = [part for part, prefix in prefixes.items() if name.startswith(prefix)]
+            found[within[0] if within else "around"].append(name)
+        return found
 
     @property
     def family(self) -> str:
@@ -100,11 +150,11 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.head.weight.device  # pyright: ignore[reportReturnType]
+        return self.weights.device if self.weights else self.head.weight.device  # pyright: ignore[reportReturnType]
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.head.weight.dtype  # pyright: ignore[reportReturnType]
+        return self.weights.dtype if self.weights else self.head.weight.dtype  # pyright: ignore[reportReturnType]
 
     @property
     def parameters(self) -> int:

@@ -6,23 +6,52 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from medlens.errors import BadModel
+from medlens.errors import BadModel, MedlensError
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row, read_longer_table
+from medlens.models.weights import Weights, left_in_files, places_of, size_of
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 FETCHED = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "vocab.txt", "merges.txt"]
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
-def load_folder(folder: Path, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Model and processor of a folder. Raises BadModel when a part is missing, broken, or not of the architecture it names."""
+class Loaded(NamedTuple):
+    """A model, its processor, what is known of where it came from and, where it is streamed, its weights."""
+
+    module: Any
+    processor: Any
+    origin: dict[str, Any]
+    weights: Weights | None
+
+
+def load_folder(folder: Path, device: str, dtype: torch.dtype, memory: int) -> Loaded:
+    """Model and processor of a folder; streamed, where its weights need more memory (bytes) than that. Raises BadModel when a part
+    is missing, broken, or not of the architecture it names."""
     _check_parts(folder)
-    return _from_pretrained(str(folder), device, dtype, check_shards(folder))
+    files = check_shards(folder)
+    with quiet():
+        processor = _processor(folder)
+    if size_of(files, dtype) > memory:
+        return _streamed(folder, processor, device, dtype, files)
+    return Loaded(_from_pretrained(str(folder), device, dtype, files), processor, {}, None)
+
+
+def _streamed(folder: Path, processor: Any, device: str, dtype: torch.dtype, files: dict[str, Path]) -> Loaded:
+    import transformers
+
+    with quiet(), _explained(str(folder)):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        module, weights, report = left_in_files(
+            folder, lambda: transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype),
+            lambda module: places_of(module, files), dtype, device,
+        )  # fmt: skip
+    check_report(str(folder), report)
+    return Loaded(module, processor, {}, weights)
 
 
 def fetch(name: str, revision: str | None = None) -> tuple[Path, str]:
@@ -61,33 +90,48 @@ def _check_parts(folder: Path) -> None:
             raise BadModel(f"{folder} holds no {what} ({' or '.join(names)}); copy it from where the weights came from")
 
 
-def _from_pretrained(name: str, device: str, dtype: torch.dtype, files: dict[str, Path]) -> tuple[Any, Any]:
+def _processor(folder: Path) -> Any:
     import transformers
 
-    with quiet():
-        try:
-            processor = transformers.AutoProcessor.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-            # Sizes that do not fit are reported below, by name; by itself transformers prints a table and points to it.
-            loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
-                name, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
-                output_loading_info=True, ignore_mismatched_sizes=True,
-            )  # fmt: skip
-        except Exception as e:  # transformers raises a dozen kinds; every one of them means that this cannot be loaded
-            if "torchvision" in str(e).lower():  # which one it misses depends on the family
-                raise BadModel(
-                    f"{name}: the processor of its family needs torchvision, which cannot be imported here: "
-                    "pip install 'medlens[torchvision]'"
-                ) from e
-            raise BadModel(f"{name} cannot be loaded: {first_line(e)}") from e
+    with _explained(str(folder)):
+        processor = transformers.AutoProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    if not hasattr(processor, "image_processor"):
+        raise BadModel(
+            f"{folder}: its processor is a {type(processor).__name__} without an image processor; preprocessor_config.json?"
+        )
+    return processor
+
+
+def _from_pretrained(name: str, device: str, dtype: torch.dtype, files: dict[str, Path]) -> Any:
+    import transformers
+
+    with quiet(), _explained(name):
+        # Sizes that do not fit are reported below, by name; by itself transformers prints a table and points to it.
+        loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+            name, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
     module, report = loaded
     check_report(name, read_longer_table(module, report, files))
     if getattr(module.config, "image_token_id", None) is not None:
         one_more_row(module)
-    if not hasattr(processor, "image_processor"):
-        raise BadModel(
-            f"{name}: its processor is a {type(processor).__name__} without an image processor; preprocessor_config.json?"
-        )
-    return module.to(device).eval(), processor
+    return module.to(device).eval()
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """transformers raises a dozen kinds of errors while it loads; every one of them means that this cannot be loaded."""
+    try:
+        yield
+    except MedlensError:
+        raise
+    except Exception as e:
+        if "torchvision" in str(e).lower():  # which one it misses depends on the family
+            raise BadModel(
+                f"{name}: the processor of its family needs torchvision, which cannot be imported here: "
+                "pip install 'medlens[torchvision]'"
+            ) from e
+        raise BadModel(f"{name} cannot be loaded: {first_line(e)}") from e
 
 
 def check_report(name: str, report: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ we, and say how far apart the two are.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,10 @@ import torch
 from PIL import Image
 
 from medlens.errors import BadModel
-from medlens.models.hf import check_report, family_of, first_line, quiet
+from medlens.models.hf import Loaded, check_report, family_of, first_line, quiet
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row
+from medlens.models.weights import Place, Weights, left_in_files, places_of, size_of
 
 FAMILY = "llava_mistral"
 IMAGE = "<image>"
@@ -33,6 +35,7 @@ RENAMED = {
     r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
 }
 TOWER = "model.vision_tower.vision_tower.vision_model."
+PLACED = "model.vision_tower."  # where transformers has it
 
 STRATEGIES: dict[str, Literal["default", "full"]] = {
     "patch": "default",
@@ -66,20 +69,28 @@ def is_original(folder: Path) -> bool:
 
 
 def load_original(
-    folder: Path, device: str, dtype: torch.dtype, vision_tower: str = "external", network: bool = False
-) -> tuple[Any, Any, dict[str, Any]]:
+    folder: Path, device: str, dtype: torch.dtype, memory: int, vision_tower: str = "external", network: bool = False
+) -> Loaded:
     """Model, processor, and what to know of them: which vision tower is used, and how far it is from the other one.
 
-    vision_tower: "external", the one that config.json names, as the original code takes it; "checkpoint", the one inside; or a
-    folder or hub id. network: whether the external one may be fetched. Raises BadModel.
+    memory: bytes; streamed, where the weights need more. vision_tower: "external", the one that config.json names, as the original
+    code takes it; "checkpoint", the one inside; or a folder or hub id. network: whether the external one may be fetched. Raises
+    BadModel.
     """
     tensors = check_shards(folder)
     written = _configuration(folder)
-    tower = _tower(written, tensors, vision_tower, network, dtype)
-    module = _build(folder, written, tower, dtype)
-    origin = {"layout": FAMILY, "vision_tower": _install(module, tower, any(name.startswith(TOWER) for name in tensors))}
-    one_more_row(module)
-    return module.to(device).eval(), _processor(folder, written, tower), origin
+    streamed = size_of(tensors, dtype) > memory
+    tower = _tower(written, tensors, vision_tower, network, dtype, streamed)
+    has_own = any(name.startswith(TOWER) for name in tensors)
+    if streamed:
+        module, weights, difference = _left_in_files(folder, written, tensors, tower, dtype, device)
+    else:
+        module, weights = _build(folder, written, tower, dtype), None
+        difference = _install(module, tower, has_own)
+        one_more_row(module)
+        module = module.to(device)
+    origin = {"layout": FAMILY, "vision_tower": {"used": tower.used, "name": tower.name, "difference": difference}}
+    return Loaded(module.eval(), _processor(folder, written, tower), origin, weights)
 
 
 # ---- configuration
@@ -120,39 +131,67 @@ def _llava_config(written: dict[str, Any], vision: Any) -> Any:
 # ---- vision tower
 
 
+@dataclass(frozen=True)
 class _Tower:
-    """Which tower was chosen: its configuration, its weights where they lie outside of the checkpoint, its pixels' processor."""
+    """Which tower was chosen: its configuration; where it lies outside of the checkpoint, the model (or its weights, if they are to
+    be left in their files); and its pixels' processor."""
 
-    def __init__(self, used: str, name: str, config: Any, outside: Any = None, processor: Any = None) -> None:
-        self.used, self.name, self.config, self.outside, self.processor = used, name, config, outside, processor
+    used: str
+    name: str
+    config: Any
+    outside: Any = None
+    processor: Any = None
+    weights: Weights | None = None
 
 
-def _tower(written: dict[str, Any], tensors: dict[str, Path], chosen: str, network: bool, dtype: torch.dtype) -> _Tower:
+def _tower(
+    written: dict[str, Any], tensors: dict[str, Path], chosen: str, network: bool, dtype: torch.dtype, streamed: bool
+) -> _Tower:
     named = str(written.get("mm_vision_tower"))
     if chosen == "checkpoint":
-        return _inside(written, tensors, named, dtype)
+        return _inside(written, tensors, named, dtype, streamed)
     if chosen == "external":
-        return _outside("external", named, network, dtype)
-    return _outside("given", chosen, not Path(chosen).exists(), dtype)
+        return _outside("external", named, network, dtype, streamed)
+    return _outside("given", chosen, not Path(chosen).exists(), dtype, streamed)
 
 
-def _outside(used: str, name: str, network: bool, dtype: torch.dtype) -> _Tower:
+def _outside(used: str, name: str, network: bool, dtype: torch.dtype, streamed: bool) -> _Tower:
     from transformers import CLIPVisionModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+    shown = Path(name).name if Path(name).exists() else name
     try:
         with quiet():
-            model = CLIPVisionModel.from_pretrained(name, local_files_only=not network, use_safetensors=True, dtype=dtype)
             pixels = CLIPImageProcessorPil.from_pretrained(name, local_files_only=not network)
+            if streamed:
+                weights = _outside_weights(name, network, dtype)
+                return _Tower(used, shown, weights.module.config, None, pixels, weights)
+            model = CLIPVisionModel.from_pretrained(name, local_files_only=not network, use_safetensors=True, dtype=dtype)
     except Exception as e:  # transformers raises a dozen kinds
         raise BadModel(
             f"the vision tower {name} cannot be read here ({first_line(e)[:120]}); give its folder, or "
             "`checkpoint` for the one inside the checkpoint (--vision-tower, vision_tower=)"
         ) from e
-    return _Tower(used, Path(name).name if Path(name).exists() else name, model.config, model, pixels)
+    return _Tower(used, shown, model.config, model, pixels)
 
 
-def _inside(written: dict[str, Any], tensors: dict[str, Path], named: str, dtype: torch.dtype) -> _Tower:
+def _outside_weights(name: str, network: bool, dtype: torch.dtype) -> Weights:
+    from huggingface_hub import snapshot_download
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"], local_files_only=not network))
+    files = check_shards(folder)
+    config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+    _, weights, report = left_in_files(
+        folder, lambda: CLIPVisionModel(config), lambda module: places_of(module, files), dtype, "cpu"
+    )
+    check_report(name, report)
+    return weights
+
+
+def _inside(written: dict[str, Any], tensors: dict[str, Path], named: str, dtype: torch.dtype, streamed: bool) -> _Tower:
     """The checkpoint's own tower. Its sizes are those of its weights; CLIP's heads are 64 wide (in a tower too narrow for that, as
     many as the decoder's)."""
     from transformers import CLIPVisionConfig
@@ -171,10 +210,10 @@ def _inside(written: dict[str, Any], tensors: dict[str, Path], named: str, dtype
         patch_size=patch, image_size=patch * round(cells**0.5), hidden_act="quick_gelu", layer_norm_eps=1e-5,
     )  # fmt: skip
     try:
-        other = _outside("external", named, False, dtype)
+        other = _outside("external", named, False, dtype, streamed)
     except BadModel:
         other = None  # then its distance is not known, which is what the manifest says
-    return _Tower("checkpoint", "checkpoint", config, other and other.outside, other and other.processor)
+    return _Tower("checkpoint", "checkpoint", config, *((other and (other.outside, other.processor, other.weights)) or ()))
 
 
 def _shapes(tensors: dict[str, Path]) -> dict[str, list[int]]:
@@ -188,18 +227,48 @@ def _shapes(tensors: dict[str, Path]) -> dict[str, list[int]]:
     return found
 
 
-def _install(module: Any, tower: _Tower, has_own: bool) -> dict[str, Any]:
-    """Put the chosen tower in its place. Says which it is, and the largest difference of any weight to the other one."""
+def _install(module: Any, tower: _Tower, has_own: bool) -> float | None:
+    """Put the chosen tower in its place. Returns the largest difference of any weight to the other one."""
     own, outside = module.model.vision_tower.state_dict(), tower.outside and tower.outside.state_dict()
     difference = None
     if outside and has_own and {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in outside.items()}:
         difference = max(float((own[k].float() - outside[k].float()).abs().max()) for k in own)
     if tower.used != "checkpoint":
         module.model.vision_tower.load_state_dict(outside)
-    return {"used": tower.used, "name": tower.name, "difference": difference}
+    return difference
 
 
 # ---- model and processor
+
+
+def _left_in_files(
+    folder: Path, written: dict[str, Any], files: dict[str, Path], tower: _Tower, dtype: torch.dtype, device: str
+) -> tuple[Any, Weights, float | None]:
+    """The model with its weights left in their files, and the largest difference between the two towers."""
+    from transformers import LlavaForConditionalGeneration
+
+    config = _llava_config(written, tower.config)
+    own: dict[str, Place] = {}
+
+    def places(module: Any) -> dict[str, Place]:
+        found = places_of(module, files, RENAMED)
+        own.update({name: place for name, place in found.items() if name.startswith(PLACED)})
+        chosen = tower.weights.places if tower.used != "checkpoint" and tower.weights else {}
+        return found | {PLACED + name: place for name, place in chosen.items()}
+
+    with quiet():
+        module, weights, report = left_in_files(folder, lambda: LlavaForConditionalGeneration(config), places, dtype, device)
+    check_report(str(folder), report)
+    return module, weights, _apart(own, tower.weights)
+
+
+def _apart(own: dict[str, Place], outside: Weights | None) -> float | None:
+    if outside is None or {name.removeprefix(PLACED): p.shape for name, p in own.items()} != {
+        name: p.shape for name, p in outside.places.items()
+    }:
+        return None
+    inside = replace(outside, places={name.removeprefix(PLACED): place for name, place in own.items()}, digests={})
+    return max(float((inside.read(name).float() - outside.read(name).float()).abs().max()) for name in inside.places)
 
 
 def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dtype) -> Any:

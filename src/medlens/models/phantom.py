@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from medlens.errors import BadModel
-from medlens.models.hf import load_folder
+from medlens.models.hf import Loaded, load_folder
 
 WEIGHTS = Path(__file__).parent.parent / "phantom" / "weights"
 FOLDERS = {"phantom": "sound", "phantom:sound": "sound", "phantom:shortcut": "shortcut", "phantom:textonly": "textonly"}
@@ -16,11 +16,12 @@ RANDOM = "phantom:random"  # with a seed: phantom:random:7
 NAMES = ("phantom", "phantom:shortcut", "phantom:textonly", RANDOM)
 
 
-def load_phantom(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Model and processor of one of NAMES. Raises BadModel for another name."""
+def load_phantom(name: str, device: str, dtype: torch.dtype, memory: int) -> Loaded:
+    """One of NAMES; streamed, where its weights need more memory (bytes) than that. (A random one has no files to be streamed
+    from.) Raises BadModel for another name."""
     folder = folder_of(name)
     if name in FOLDERS:
-        return load_folder(folder, device, dtype)
+        return load_folder(folder, device, dtype, memory)
     return _random(int(name.removeprefix(RANDOM).removeprefix(":") or 0), device, dtype)
 
 
@@ -33,10 +34,10 @@ def folder_of(name: str) -> Path:
     return WEIGHTS / FOLDERS.get(name, "sound")
 
 
-def _random(seed: int, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _random(seed: int, device: str, dtype: torch.dtype) -> Loaded:
     """The sound one's architecture and processor, with fresh weights."""
-    module, processor = load_folder(WEIGHTS / "sound", "cpu", torch.float32)
+    module, processor, *_ = load_folder(WEIGHTS / "sound", "cpu", torch.float32, sys.maxsize)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(module)(module.config)
-    return fresh.to(device, dtype).eval(), processor
+    return Loaded(fresh.to(device, dtype).eval(), processor, {}, None)

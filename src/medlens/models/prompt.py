@@ -7,7 +7,7 @@ processor says where it put the image tokens; the tokenizer says which character
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +27,22 @@ MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer 
 
 @dataclass(frozen=True)
 class Look:
-    """Images, as the model takes them: the processor's tensors, and the text that stands for each image in the prompt."""
+    """Images, as the model takes them: `make` gives the processor's tensors, whenever they are needed (they are large, and few are
+    needed at a time); and the text that stands for each image in the prompt."""
 
-    inputs: dict[str, Tensor]
+    make: Callable[[], dict[str, Tensor]]
     placeholders: tuple[str, ...]
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return self.make()
 
 
 def look(model: Model, images: Sequence[Image.Image]) -> Look:
     """Process images once, for all the questions that will be asked of them. Grey ones (mode L) become RGB here, but for a
     processor that says that it `takes_grey`."""
     if not images:
-        return Look({}, ())
+        return Look(dict, ())
     token, grey = model.processor.image_token, getattr(model.processor.image_processor, "takes_grey", False)
     made = model.processor(
         text=[token * len(images)], images=[i if grey else i.convert("RGB") for i in images], add_special_tokens=False,
@@ -46,7 +51,7 @@ def look(model: Model, images: Sequence[Image.Image]) -> Look:
     replaced = made.pop("text_replacement_offsets")[0]
     made = made.convert_to_tensors("pt")  # not by the processor: some trip over the replacements, which are no tensors
     inputs = {k: _placed(v, model) for k, v in made.items() if k not in BY_TOKEN}
-    return Look(inputs, tuple(r["replacement"] for r in replaced))
+    return Look(lambda: inputs, tuple(r["replacement"] for r in replaced))
 
 
 def _placed(value: Any, model: Model) -> Any:

@@ -39,7 +39,7 @@ def self_test(model: Model) -> dict[str, float]:
     size = 64
     dark, light = (Image.fromarray(_gradient(size, flip).numpy()).convert("RGB") for flip in (False, True))
     seen, other = _run(model, dark), _run(model, light).logits
-    with torch.no_grad():
+    with torch.no_grad(), model.here("norm", "head"):
         ours = model.unembed(model.norm(seen.entered[-1]))
     expected = [left if added is None else left + added for left, added in zip(seen.left, seen.added, strict=True)]
     found = {
@@ -77,7 +77,7 @@ def _run(model: Model, image: Image.Image) -> _Seen:
     types = {name: as_batch(of_each, model.device) for name, of_each in token_types(model.family, tokens.groups).items()}
     called = {"input_ids": ids, **types, **seen.inputs, "use_cache": False}
     parts = [*model.blocks, model.norm]
-    with hooks.evaluation(model.module), hooks.attention(model.module, "eager"):
+    with model.whole(), hooks.evaluation(model.module), hooks.attention(model.module, "eager"):
         with hooks.inputs_of_each(parts) as entered, hooks.outputs_of_each(model.blocks) as left:
             out = model.module(**called, output_hidden_states=True, output_attentions=True)
         with hooks.stand_ins(model.decoder) as standing, hooks.inputs_of(model.norm) as into_norm:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
 from medlens.errors import BadInput
+from medlens.stats.flat import DIGEST, need
 
 
 class RowSample:
@@ -28,6 +30,11 @@ class RowSample:
     def empty(cls, cap: int) -> RowSample:
         return cls(cap)
 
+    @property
+    def n(self) -> int:
+        """Rows seen, kept or not."""
+        return self.seen
+
     def update(self, rows: Tensor, priorities: Tensor) -> None:
         """rows (n, d); priorities (n,) int64, distinct for distinct rows of the study."""
         if len(rows) != len(priorities):
@@ -42,6 +49,22 @@ class RowSample:
             self.seen += other.seen
             self._keep(other.rows, other.priorities)
         return self
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as named tensors, to be saved; `from_tensors` is the exact inverse."""
+        counts = {"cap": torch.tensor(self.cap), "seen": torch.tensor(self.seen)}
+        return (
+            counts if self.rows is None or self.priorities is None else {**counts, "rows": self.rows, "priorities": self.priorities}
+        )
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> RowSample:
+        """Raises BadRun for missing or unknown names."""
+        kept = ["rows", "priorities"]
+        need("sample of rows", tensors, ["cap", "seen", *(kept if set(kept) & set(tensors) else [])])
+        new = cls(int(tensors["cap"]))
+        new.seen, new.rows, new.priorities = int(tensors["seen"]), tensors.get("rows"), tensors.get("priorities")
+        return new
 
     def _keep(self, rows: Tensor, priorities: Tensor) -> None:
         if self.rows is not None and self.priorities is not None:
@@ -59,10 +82,10 @@ def priority(seed: int, *what: object) -> int:
 
 
 def distinct_rows(x: Tensor, known: set[bytes], cap: int) -> None:
-    """Add the rows of `x` (float64) to the `known` ones, until `cap` of them are known: then nothing more needs to be."""
+    """Add the rows of `x` to the `known` ones, until `cap` of them are known: then nothing more needs to be."""
     if len(known) >= cap:
         return
-    for row in (x + 0.0).cpu().numpy():  # + 0.0: minus zero is zero
-        known.add(blake2b(row.tobytes(), digest_size=8).digest())
+    for row in (x.double() + 0.0).cpu().numpy():  # + 0.0: minus zero is zero
+        known.add(blake2b(row.tobytes(), digest_size=DIGEST).digest())
         if len(known) >= cap:
             return

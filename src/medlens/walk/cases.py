@@ -65,8 +65,11 @@ class Case:
 
 
 def cases(model: Model, prompts: Sequence[Prompt]) -> list[Case]:
-    """Lay prompts out in packs, questions on the same image together, in the order in which the images come."""
+    """Lay prompts out in packs, questions on the same image together, in the order in which the images come. Where they cannot be
+    packed, cases of the same image still follow each other."""
     sharing: dict[object, list[Prompt]] = {}
+    order = {image: k for k, image in reversed(list(enumerate(prompt.image for prompt in prompts)))}
+    prompts = sorted(prompts, key=lambda prompt: order[prompt.image])
     packed = model.family in SHARE_IMAGES and model.text_config.model_type in WINDOWS
     for k, prompt in enumerate(prompts):
         sharing.setdefault((prompt.image, prompt.prefix) if packed and prompt.prefix else k, []).append(prompt)
@@ -92,6 +95,17 @@ def _case(prompts: list[Prompt], first: bool) -> Case:
     groups: tuple[Group, ...] = tuple(p.tokens.groups[at] for p, at in zip(own, packed.positions, strict=True))
     counted = tuple(first or s > 0 for s in packed.segments)
     return Case(packed, prompts[0].look, prompts[0].image, tuple(prompts), groups, counted)
+
+
+def folds_of(laid: Sequence[Case], count: int) -> dict[str, int]:
+    """The fold of each image: whole patients where the data name them (else whole images) are dealt out in the order they come."""
+    units: dict[str, int] = {}
+    found = {}
+    for case in laid:
+        patient = case.prompts[0].sample.patient_id
+        unit = case.image if patient is None else f"patient {patient}"
+        found[case.image] = units.setdefault(unit, len(units)) % count
+    return found
 
 
 def arguments(model: Model, case: Case) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medlens import hooks
 from medlens.data.images import open_image
@@ -17,6 +17,7 @@ from medlens.models.base import Model
 from medlens.models.prompt import look, read
 from medlens.types import Sample, Tokens
 from medlens.walk.cases import Case, Prompt, arguments, cases
+from medlens.walk.room import Room
 
 
 class Visitor(Protocol):
@@ -40,51 +41,76 @@ def walk(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], tic
 
     Raises NotFinite, naming layer, sample and token, as soon as a state is not finite.
     """
-    with hooks.evaluation(model.module):
-        entered = [_enter(model, case) for case in walkers]
-        states = [way.state for way in entered]
-        for case, state in zip(walkers, states, strict=True):
-            _check(state, case, 0)
-        for b, block in enumerate(model.blocks):
-            for i, case in enumerate(walkers):
-                before, call = states[i], entered[i].calls[b]
-                out = block(before, *call.args, **call.kwargs)
-                states[i] = (out[0] if isinstance(out, tuple) else out) + entered[i].added.get(b, 0)
-                _check(states[i], case, b + 1)
+    for passed in steps(model, walkers, visitors, tick, Room()):
+        if passed < model.depth:
+            for visitor in visitors:
+                visitor.leave(passed)
+
+
+def steps(model: Model, walkers: Sequence[Case], visitors: Sequence[Visitor], tick: Tick, room: Room) -> Generator[int]:
+    """The walk, a block at a time: yields b when all cases have passed block b, and L when all have left the last one.
+
+    The states wait in `room`, and the walk begins at the block that the room says. Of a model that is streamed, one block is in
+    memory at a time, and none while whoever takes these steps works on what the visitors saw.
+    """
+    with hooks.evaluation(model.module), model.here("around", "norm", "head"):
+        ways = [room.keep(_enter(model, case, k, room)) for k, case in enumerate(walkers)]
+    room.close(room.begun)
+    for b in range(room.begun, model.depth):
+        with hooks.evaluation(model.module), model.here(b):
+            model.expect(b + 1 if b + 1 < model.depth else "norm")
+            for k, case in enumerate(walkers):
+                before = room.get(b, k)
+                after = _through(model.blocks[b], b, room.fetch(ways[k]), before)
+                _check(after, case, b + 1)
+                room.put(b + 1, k, after)
                 for visitor in visitors:
-                    visitor.visit(b, case, before[0], states[i][0])
+                    visitor.visit(b, case, before, after)
                 tick()
+        room.close(b + 1)
+        yield b
+        room.forget(b)
+    with hooks.evaluation(model.module), model.here("norm"):
+        for k, case in enumerate(walkers):
+            raw = room.get(model.depth, k)
+            normed = model.norm(raw[None])[0]
             for visitor in visitors:
-                visitor.leave(b)
-        for case, state in zip(walkers, states, strict=True):
-            normed = model.norm(state)
-            for visitor in visitors:
-                visitor.finish(case, state[0], normed[0])
+                visitor.finish(case, raw, normed)
+    yield model.depth
+    room.forget(model.depth)
 
 
-@dataclass(frozen=True)
-class _Way:
-    """A case's way: state 0, what each block is to be called with, and what the model adds to the states after some blocks (image
-    features from further down the tower, in Qwen3-VL), so that state b + 1 is what enters block b + 1."""
+def _through(block: nn.Module, b: int, way: _Way, state: Tensor) -> Tensor:
+    """The state after a block, with what the model itself adds behind it."""
+    out = block(state[None], *way.calls[b].args, **way.calls[b].kwargs)
+    return ((out[0] if isinstance(out, tuple) else out) + way.added.get(b, 0))[0]
 
-    state: Tensor
+
+class _Way(NamedTuple):
+    """What each block is to be called with for a case, and what the model adds to the states after some blocks (image features from
+    further down the tower, in Qwen3-VL), so that state b + 1 is what enters block b + 1."""
+
     calls: list[hooks.Call]
     added: dict[int, Tensor]
 
 
-def _enter(model: Model, case: Case) -> _Way:
-    """All that the model's own forward does around its blocks, found by stand-ins."""
+def _enter(model: Model, case: Case, number: int, room: Room) -> _Way:
+    """All that the model's own forward does around its blocks, found by stand-ins. State 0 goes to the room, unless the walk begins
+    later."""
     with hooks.stand_ins(model.decoder) as standing, hooks.inputs_of(model.norm) as into_norm:
         model.module(**arguments(model, case), use_cache=False, logits_to_keep=1)
     calls = [s.call for s in standing if s.call is not None]
     state, *between = [*(s.entered for s in standing), into_norm[-1] if into_norm[-1].any() else None]
     if len(calls) != len(standing) or state is None:
         raise RuntimeError(f"{len(standing) - len(calls)} blocks were never called by {type(model.module).__name__}")
-    return _Way(state, calls, {b: added for b, added in enumerate(between) if added is not None})
+    _check(state[0], case, 0)
+    if room.begun == 0:
+        room.put(0, number, state[0])
+    return _Way(calls, {b: added for b, added in enumerate(between) if added is not None})
 
 
 def _check(state: Tensor, case: Case, layer: int) -> None:
-    finite = torch.isfinite(state[0]).all(1)
+    finite = torch.isfinite(state).all(1)
     if not finite.all():
         place = int((~finite).nonzero()[0])
         raise NotFinite(f"NaN or infinity in hidden state {layer}, {case.who(place)}; try --dtype float32")
@@ -132,7 +158,7 @@ def forward(model: Model, sample: Sample, answer: str | None = None) -> Forward:
         collected = [stack.enter_context(hooks.attentions_of(block)) for block in model.blocks]
         walk(model, cases(model, [prompt]), [collector])
     assert collector.raw is not None
-    with torch.no_grad():
+    with torch.no_grad(), model.here("head"):
         logits = model.unembed(collector.states[-1])
     attentions = tuple(weights[0][0] for weights in collected)
     return Forward(tuple(collector.states), collector.raw, logits, attentions, prompt.tokens)

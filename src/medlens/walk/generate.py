@@ -56,7 +56,7 @@ def answer_prompt(model: Model, prompt: Prompt, decoding: Decoding) -> Answer:
     called = arguments(model, cases(model, [prompt])[0])
     drawn = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
     stopped = {"stopping_criteria": [_stopper(model, len(prompt.tokens), decoding.stop)]}
-    with hooks.evaluation(model.module), torch.random.fork_rng(enabled=bool(decoding.temperature)):
+    with model.whole(), hooks.evaluation(model.module), torch.random.fork_rng(enabled=bool(decoding.temperature)):
         if decoding.temperature:
             torch.manual_seed(decoding.seed)
         out = model.module.generate(
@@ -90,7 +90,7 @@ def answer_together(
     words: list[list[tuple[int, float]]] = [[] for _ in prompts]
     grown = {k: replace(prompt) for k, prompt in enumerate(prompts)}  # what has not ended, each an object of its own
     ends = _ends(model)
-    with hooks.evaluation(model.module):
+    with model.whole(), hooks.evaluation(model.module):
         for _ in range(max_new_tokens):
             order = {id(prompt): k for k, prompt in grown.items()}
             for case in cases(model, list(grown.values())):
