@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -92,9 +91,8 @@ def test_what_a_cell_says_without_a_number(monkeypatch):
     once = Turns(3, False, lambda _: None)
     (missing,) = once(Job("peers", "need", ("nothing_like_it",)))
     assert str(missing) == "nothing_like_it is not installed: `pip install 'medlens[bench]'`"
-    if memory.STATUS.exists():
-        (full,) = once(Job("geometry", "linear_ours", (10**9, 1000)))
-        assert str(full) == "out of memory"
+    (full,) = once(Job("geometry", "linear_ours", (10**9, 1000)))
+    assert str(full) == "out of memory"
     monkeypatch.setattr(turns, "PATIENCE", 0.2)
     (slow,) = once(Job("geometry", "linear_ours", (100, 10)))
     assert str(slow).startswith("over ")
@@ -119,25 +117,7 @@ def test_medians_and_turns(monkeypatch):
     assert second == Result(70.0)
 
 
-# ---- memory
-
-
-def test_memory_is_what_is_allocated_not_what_is_mapped(tmp_path):
-    if not memory.STATUS.exists():
-        pytest.skip("no /proc: mapped files cannot be told apart")
-    with memory.Growth() as allocated:
-        held = np.ones(2**26, np.uint8)
-        del held
-    assert 60 < allocated.mib < 80
-    np.zeros(2**26, np.uint8).tofile(tmp_path / "file")
-    with memory.Growth() as mapped:
-        assert np.memmap(tmp_path / "file", np.uint8, "r").sum() == 0
-    assert mapped.mib < 8
-
-
 def test_a_job_that_runs_away_ends_itself():
-    if not memory.AVAILABLE.exists():
-        pytest.skip("no /proc: free memory is not known")
     code = "import time; from medlens._bench import memory as m; m.SHARE = 1e-6; m.guard(); time.sleep(60)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (1, memory.ENOUGH)
@@ -183,12 +163,13 @@ def test_tokens(model):
     assert line == pytest.approx((3.0, 2.0, 0.0))
 
 
-@peer("accelerate")
 def test_accelerate_s_copy_is_the_same_model(model, tmp_path, monkeypatch):
     monkeypatch.setattr(streamed, "BATCHES", 2)
     streamed._copy(Path(model), tmp_path / "copy")
     assert len(list((tmp_path / "copy").glob(f"*.{streamed.INPUTS}"))) == 2
     streamed.accelerate_disk(str(tmp_path / "copy"))()
+    monkeypatch.setattr(streamed, "MEMORY", "1kB")
+    streamed.walked(model)()
     from transformers import LlavaForConditionalGeneration
 
     again = LlavaForConditionalGeneration.from_pretrained(tmp_path / "copy", dtype=torch.float32).eval()
@@ -206,4 +187,3 @@ def test_the_block(monkeypatch):
     found = block.measured(12, 2)()
     assert found.keys() == block.SHOWN.keys()
     assert min(found.values()) > 0
-    assert len(medlens.MEASURES) > 0  # put back

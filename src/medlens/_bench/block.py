@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from unittest.mock import patch
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,7 +11,6 @@ from torch import Tensor
 from medlens._bench.checkpoint import STD, Decoder
 from medlens._bench.turns import Job, Table, Turns
 from medlens.instruments.geometry import Geometry
-from medlens.measures import MEASURES
 from medlens.plan import Plan
 
 SHAPE, TOKENS, SEQUENCES = Decoder(), 600, 8
@@ -39,11 +36,11 @@ a walk. All take turns in one process; each is the best of {SEQUENCES}, what the
 def measured(tokens: int, sequences: int) -> Callable[[], dict[str, float]]:
     block, call = _block(tokens)
     work = 2 * tokens * sum(p.numel() for p in block.parameters()) + 2 * tokens**2 * SHAPE.width
-    a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
+    (a, b), visit = torch.randn(2, SIDE, SIDE), _sums(tokens)
 
     def run() -> dict[str, float]:
         products, blocks, both = [], [], []
-        with torch.no_grad(), _summing(tokens) as visit:
+        with torch.no_grad():
             for k in range(sequences):
                 state = torch.randn(1, tokens, SHAPE.width)
                 products.append(_seconds(lambda: a @ b))
@@ -77,8 +74,8 @@ def _block(tokens: int) -> tuple[torch.nn.Module, dict[str, object]]:
 class _Case:
     """A sequence of image tokens on its walk, as far as geometry wants to know."""
 
-    def __init__(self, number: int, tokens: int) -> None:
-        self.image, self._places = str(number), list(range(tokens))
+    def __init__(self, image: str, tokens: int) -> None:
+        self.image, self._places = image, list(range(tokens))
 
     def where(self, group: str) -> list[int]:
         return self._places if group == "image" else []
@@ -87,17 +84,18 @@ class _Case:
         return self.image, place
 
 
-@contextmanager
-def _summing(tokens: int) -> Iterator[Callable[[int, Tensor, Tensor], None]]:
-    """Geometry that has passed a block already, so that what enters a block is what left the one before; it computes no measure
-    of that first block, which is not what is timed."""
-    plan, first = Plan(), torch.randn(tokens, SHAPE.width)
+def _sums(tokens: int) -> Callable[[int, Tensor, Tensor], None]:
+    """Geometry in the middle of a long walk: it has passed a block, so that what enters the next one is what left the last, and has
+    seen more rows than a state is wide, so that they are summed and not kept."""
+    plan, first = Plan(), _Case("first", SHAPE.width + 1)
     geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed)
-    geometry.visit(0, _Case(0, tokens), first, first + 1)
-    with patch.dict(MEASURES, clear=True):
-        geometry.leave(0)
+    for b in range(2):
+        states = torch.randn(2, SHAPE.width + 1, SHAPE.width)
+        geometry.visit(b, first, *states)
+        if b == 0:
+            geometry.hand_over()
     known: dict[int, _Case] = {}
-    yield lambda k, before, after: geometry.visit(1, known.setdefault(k, _Case(k, tokens)), before, after)
+    return lambda k, before, after: geometry.visit(1, known.setdefault(k, _Case(str(k), tokens)), before, after)
 
 
 def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:

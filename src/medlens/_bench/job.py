@@ -12,6 +12,7 @@ import sys
 import time
 
 from medlens._bench import memory
+from medlens.budget import Meter, anonymous_memory
 from medlens.errors import MedlensError
 
 
@@ -19,11 +20,13 @@ def main(subject: str, name: str, *arguments: str) -> None:
     memory.guard()
     run = getattr(importlib.import_module(f"medlens._bench.{subject}"), name)(*map(json.loads, arguments))
     gc.collect()
-    with memory.Growth() as growth:
+    before = anonymous_memory()
+    with Meter() as meter:
         began = time.perf_counter()
         more = run()
         seconds = time.perf_counter() - began
-    sys.stdout.write(json.dumps({"seconds": seconds, "mib": growth.mib, "more": more if isinstance(more, dict) else {}}) + "\n")
+    grown = (meter.peak - before) / 2**20
+    sys.stdout.write(json.dumps({"seconds": seconds, "mib": grown, "more": more if isinstance(more, dict) else {}}) + "\n")
 
 
 if __name__ == "__main__":

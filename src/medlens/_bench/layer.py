@@ -10,7 +10,7 @@ from medlens._bench.geometry import rows
 from medlens._bench.peers import microscope
 from medlens._bench.turns import Job, Table, Turns, faster
 from medlens.measures import MEASURES
-from medlens.stats import CosineSums, PairSums, RowSample
+from medlens.stats import CosineSums, Folds, PairSums, RowSample
 from medlens.types import Value
 
 SAMPLES, CELLS, WIDTH, FOLDS = 65, 576, 4096, 5
@@ -36,16 +36,14 @@ def layer_ours(samples: int, d: int) -> Callable[[], object]:
     order = torch.randperm(len(x))
 
     def run() -> dict[str, Value]:
-        # To switch to stats.Folds: this list of sums, and the merging loop below.
-        folds = [PairSums() for _ in range(FOLDS)]
+        folds = Folds(PairSums, FOLDS)
         cosines, sample = CosineSums(), RowSample(DIMENSION_ROWS)
         for k, (before, after, priorities) in enumerate(zip(x.split(CELLS), y.split(CELLS), order.split(CELLS), strict=True)):
             folds[k % FOLDS].update(before, after)
             cosines.update(before, str(k))
             sample.update(before, priorities)
-        pairs = PairSums()
-        while folds:
-            pairs.merge(folds.pop())
+            cosines.close()
+        pairs = folds.total()
         given = {"pairs": (pairs,), "moments": (pairs.x,), "cosines": (cosines,), "rows": (sample,)}
         return {name: measure.of_sums(*given[measure.needs]) for name, measure in MEASURES.items()}
 

@@ -12,7 +12,7 @@ from medlens._bench.checkpoint import Decoder, write_checkpoint
 from medlens._bench.turns import Job, Result, Table, Turns
 from medlens.instruments.geometry import Geometry
 from medlens.plan import Plan
-from medlens.walk.cases import cases
+from medlens.walk.cases import cases, folds_of
 from medlens.walk.forward import prepare, walk
 
 SHAPE, TOWER = Decoder(depth=4, width=512, mlp=1792, heads=8, kv_heads=2, vocabulary=2000), "small"
@@ -55,9 +55,9 @@ def walked(folder: str, images: int) -> Callable[[], dict[str, float]]:
     laid = cases(model, prompts)
 
     def run() -> dict[str, float]:
-        geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed)
+        geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed, folds_of(laid, plan.folds))
         walk(model, laid, [geometry])
-        geometry.rows()
+        geometry.conclude(model.depth)
         return {"tokens": sum(len(case.pack.ids) for case in laid)}
 
     return run
