@@ -40,7 +40,7 @@ check: .venv/.dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/pyright
 
 bench: .venv/.bench
-	@.venv/bin/python benchmarks/run.py
+	@.venv/bin/medlens bench --out docs/performance.md
 
 docs: .venv/.dev
 	@.venv/bin/python -m pytest docs -q && .venv/bin/mkdocs build --quiet --strict && echo "docs: site/index.html"

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, data, doctor, merge, phantom, study
+from medlens.cli import answer, bench, data, doctor, merge, phantom, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("study")(study.command)
 app.command("merge")(merge.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
+app.command("bench")(bench.command)
 app.add_typer(phantom.app, name="phantom")
 app.add_typer(data.app, name="data")
 

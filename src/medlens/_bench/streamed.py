@@ -1,0 +1,92 @@
+"""A model whose decoder stays on the disk: ours reads every block once for all batches, accelerate's map once for every batch."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import medlens
+from medlens._bench.checkpoint import Decoder, write_checkpoint
+from medlens._bench.turns import Job, Table, Turns, faster
+from medlens.models.hf import quiet
+from medlens.types import Sample
+from medlens.walk.cases import arguments, cases
+from medlens.walk.forward import prepare, walk
+
+SHAPE, TOWER = Decoder(depth=8, width=2048, mlp=7168, heads=16, kv_heads=4, vocabulary=2000), "small"
+BATCHES = 8  # one question on one image each
+MEMORY = "512MiB"
+INPUTS = "inputs.safetensors"
+
+
+def section(turns: Turns) -> str:
+    table = Table(turns, "times faster", "job", "ours, streamed", "accelerate, decoder on disk")
+    with tempfile.TemporaryDirectory() as folder:
+        original, copy = Path(folder) / "original", Path(folder) / "copy"
+        write_checkpoint(original, SHAPE, TOWER)
+        _copy(original, copy)
+        ours, theirs = turns(Job("streamed", "walked", (str(original),)), Job("streamed", "accelerate_disk", (str(copy),)))
+    table.add(faster(ours, theirs), f"{BATCHES} batches, {SHAPE.depth} blocks, {SHAPE.width} wide", ours, theirs)
+    return f"## A decoder that stays on the disk\n\n{ABOUT}\n\n{table}"
+
+
+ABOUT = f"""A checkpoint in bfloat16, computed in float32; {BATCHES} questions, each on an image of its own, so that nothing is
+saved by packing. Ours: a walk of a model that may take {MEMORY} for its weights. The clock starts when the model is loaded (ours is
+tested then), and the system is asked to forget its files."""
+
+
+def questions() -> list[Sample]:
+    return medlens.phantom.samples(BATCHES, questions="presence")
+
+
+def _copy(original: Path, copy: Path) -> None:
+    """The same model in transformers' own layout, and its inputs: what the peer can read."""
+    model = medlens.load(original, dtype="bfloat16")
+    with quiet():
+        words = len(model.tokenizer)  # transformers looks the image token up as well, before it is replaced
+        model.module.resize_token_embeddings(words, mean_resizing=False)
+        model.module.save_pretrained(copy, save_original_format=False)
+    for k, sample in enumerate(questions()):
+        given = arguments(model, cases(model, [prepare(model, sample)])[0])
+        save_file({name: value.contiguous() for name, value in given.items()}, copy / f"{k}.{INPUTS}")
+
+
+def walked(folder: str) -> Callable[[], object]:
+    model = medlens.load(folder, memory=MEMORY)
+    laid = cases(model, [prepare(model, sample) for sample in questions()])
+    forget(Path(folder))
+    return lambda: walk(model, laid, [])
+
+
+def accelerate_disk(folder: str) -> Callable[[], object]:
+    from transformers import LlavaForConditionalGeneration
+
+    place = Path(folder)
+    batches = [load_file(path) for path in sorted(place.glob(f"*.{INPUTS}"))]
+    where = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "model.language_model": "disk", "lm_head": "disk"}
+    model = LlavaForConditionalGeneration.from_pretrained(
+        place, dtype=torch.float32, device_map=where, offload_folder=place / "offload", local_files_only=True
+    )
+    forget(place)
+
+    def run() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                given = {name: v.float() if v.is_floating_point() else v for name, v in batch.items()}
+                model(**given, use_cache=False, logits_to_keep=1, output_hidden_states=False)
+
+    return run
+
+
+def forget(folder: Path) -> None:
+    """Have the system forget the weights it has read before, where it can be asked to."""
+    for path in folder.rglob("model*.safetensors"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
