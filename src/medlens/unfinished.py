@@ -81,8 +81,9 @@ def unfinished(out: Path, identity: Mapping[str, str], scratch: Path | None = No
         large = folder if scratch is None else scratch / f"{out.name}.part"
         large.mkdir(exist_ok=True)
         with locked(folder):
+            refuse_another(folder, identity)
             try:
-                check_identity(folder, identity)
+                write(folder / IDENTITY, json.dumps(identity))
                 yield Unfinished(folder, large)
             except BaseException as e:
                 if not _worth_keeping(folder, e):
@@ -135,20 +136,23 @@ def _remove(*folders: Path) -> None:
 def _worth_keeping(folder: Path, failure: BaseException) -> bool:
     """Whether something is done already, and nothing speaks against going on: the disk was full, or somebody stopped us."""
     done = (folder / PROGRESS).exists() or (folder / ANSWERS).exists()
-    if isinstance(failure, BadRun):
-        return True  # another's
     return done and (isinstance(failure, OSError) or not isinstance(failure, Exception))
 
 
 def check_identity(folder: Path, identity: Mapping[str, str]) -> None:
     """Write down whose folder it is, or raise BadRun where it is another's."""
+    refuse_another(folder, identity)
+    write(folder / IDENTITY, json.dumps(identity))
+
+
+def refuse_another(folder: Path, identity: Mapping[str, str]) -> None:
+    """Raise BadRun for a folder that is another study's."""
     path = folder / IDENTITY
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else identity
     if other := [what for what in identity if found.get(what) != identity[what]]:
         raise BadRun(
             f"{folder.name} holds the beginning of another study ({' and '.join(other)} differ); choose another --out, or delete it"
         )
-    write(path, json.dumps(identity))
 
 
 @contextmanager
