@@ -268,3 +268,12 @@ def test_sizes(said, is_):
 def test_sizes_that_are_none(said):
     with pytest.raises(BadInput, match="4GiB"):
         bytes_of(said)
+
+
+def test_doctor_says_how_it_would_run(monkeypatch):
+    import medlens._doctor
+
+    assert medlens.doctor("phantom").mode.startswith("resident")
+    monkeypatch.setattr(medlens._doctor, "free_memory", lambda device: 3_000_000)
+    said = medlens.doctor("phantom").mode
+    assert said.startswith("streamed: the weights stay in their files, one block (721 KiB in float32)")

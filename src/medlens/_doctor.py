@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import prod
@@ -16,9 +18,9 @@ from typing import Any
 import safetensors
 import torch
 
-from medlens.budget import free_memory
+from medlens.budget import free_memory, readable
 from medlens.errors import BadModel
-from medlens.models import check_device
+from medlens.models import MOST, check_device
 from medlens.models.llava_med import is_original
 from medlens.models.phantom import folder_of
 from medlens.models.shards import check_shards
@@ -27,6 +29,7 @@ from medlens.models.shards import check_shards
 PUBLISHED_TOKENS, PUBLISHED_ANSWER_TOKENS = 32_200, 193 * 64
 EXTRAS = {  # what for -> the module, and the line that installs it
     "DICOM images": ("pydicom", "pip install 'medlens[dicom]'"),
+    "Ray clusters": ("ray", "pip install 'medlens[ray]'"),
     "tables as pandas": ("pandas", "pip install 'medlens[pandas]'"),
     "Qwen, InternVL, SmolVLM, Mistral 3": ("torchvision", "pip install 'medlens[torchvision]'"),
 }
@@ -35,7 +38,8 @@ SIDE = 1024  # of the matrices that are multiplied to measure speed
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Of a model folder, without loading it. parameters; bytes on disk and in memory in float32; what is missing, a line each."""
+    """Of a model folder, without loading it. parameters; bytes on disk and in memory in float32, of all of it and of its largest
+    block; what is missing, a line each."""
 
     name: str
     family: str
@@ -44,6 +48,7 @@ class ModelFacts:
     parameters: int
     disk: int
     memory: int
+    block: int
     missing: tuple[str, ...]
 
 
@@ -93,11 +98,12 @@ def _mode(facts: ModelFacts | None, memory: int) -> str:
         return "name a model to be told"
     if facts.missing:
         return "not yet: see what is missing"
-    if facts.memory < 0.9 * memory:
+    if facts.memory < MOST * memory:
         return "resident: the whole model in memory, float32"
-    if facts.memory / 2 < 0.9 * memory:
-        return "resident with --dtype bfloat16 only: float32 does not fit"
-    return "does not fit into memory: a machine with more, or --device cuda"
+    return (
+        f"streamed: the weights stay in their files, one block ({readable(facts.block)} in float32) is read at a time; "
+        "same results, --memory 4GiB keeps it small"
+    )
 
 
 # ---- the machine
@@ -149,7 +155,7 @@ def _facts(name: str) -> ModelFacts:
     parameters, disk = _sizes(tensors)
     return ModelFacts(
         Path(name).name, str(written.get("model_type")), int(text.get("num_hidden_layers", 0)), int(text.get("hidden_size", 0)),
-        parameters, disk, 4 * parameters, _missing(folder, written),
+        parameters, disk, 4 * parameters, 4 * _largest_block(tensors), _missing(folder, written),
     )  # fmt: skip
 
 
@@ -160,6 +166,18 @@ def _sizes(tensors: dict[str, Path]) -> tuple[int, int]:
         with safetensors.safe_open(shard, "pt") as opened:
             parameters += sum(prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 (no mapping)
     return parameters, sum(shard.stat().st_size for shard in set(tensors.values()))
+
+
+def _largest_block(tensors: dict[str, Path]) -> int:
+    """Parameters of the largest of the decoder's blocks, by their names."""
+    sizes: Counter[str] = Counter()
+    for shard in set(tensors.values()):
+        with safetensors.safe_open(shard, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (no mapping)
+                found = re.search(r"\.layers\.(\d+)\.", name)
+                if found and "vision" not in name:
+                    sizes[found[1]] += prod(opened.get_slice(name).get_shape())
+    return max(sizes.values(), default=0)
 
 
 def _missing(folder: Path, written: dict[str, Any]) -> tuple[str, ...]:
