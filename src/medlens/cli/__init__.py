@@ -60,7 +60,7 @@ def main() -> None:
             raise
         _leave(str(e), 2)
     except _Stopped as e:
-        _leave("stopped; nothing half-written was left behind", 128 + e.args[0])
+        _leave("stopped; nothing was lost: the same command goes on where it was", 128 + e.args[0])
     except Exception as e:
         if debug:
             raise
