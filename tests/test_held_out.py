@@ -169,8 +169,8 @@ def test_undefined_with_its_reason(name):
     for got, why in (
         (of_arrays(x, y, [0] * 60), "1 fold"),
         (of_arrays(x[:0], y[:0], []), "0 folds"),
-        (of_arrays(x[:11], y[:11], fold_of(x[:11])), "8 rows are left"),  # folds of 3, 2, 2, 2, 2
-        (of_folds(folds_of(x[:13], y[:13], fold_of(x[:13])), 0), "7 rows are left"),
+        (of_arrays(x[:11], y[:11], fold_of(x[:11])), "8 rows to fit 8 columns"),  # folds of 3, 2, 2, 2, 2
+        (of_folds(folds_of(x[:13], y[:13], fold_of(x[:13])), 0), "7 rows to fit 8 columns"),
         (of_arrays(x, x if name.endswith("update") else torch.ones_like(x), fold_of(x)), "does not vary"),
     ):
         assert math.isnan(got)

@@ -58,7 +58,7 @@ def _score(folds: Folds[PairSums], without: int | None, of_update: bool) -> Valu
         return Value.undefined(n, f"rows in {len(used)} fold{'s' * (len(used) != 1)}: none to fit on and others to try it on")
     least, d = n - max(folds[k].n for k in used), folds[used[0]].x.d
     if least <= d + 1:
-        return Value.undefined(n, f"without one fold {least} rows are left to fit {d} columns on; more than {d + 1} are needed")
+        return Value.undefined(n, f"{least} rows to fit {d} columns on, one fold held out; more than {d + 1} are needed")
     error, total, scale = 0.0, 0.0, 0.0
     for k in used:
         tried = _residuals(folds, frozenset({k} if without is None else {k, without}))[k][0 if of_update else 1]

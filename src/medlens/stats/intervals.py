@@ -36,7 +36,7 @@ def jackknife(full: Value, left_out: Sequence[Value], confidence: float = 0.95) 
         return Interval(None, None, f"no interval: {full.note}")
     for value in left_out:
         if math.isnan(value):
-            return Interval(None, None, f"no interval: without one fold, {value.note}")
+            return Interval(None, None, f"no interval: with one fold less, {value.note}")
     mean = sum(left_out) / k
     error = math.sqrt((k - 1) / k * sum((value - mean) ** 2 for value in left_out))
     half = float(stdtrit(k - 1, 0.5 + confidence / 2)) * error
