@@ -252,7 +252,7 @@ def test_killed_ten_times_at_random(tmp_path):
     while killed < 10:
         process = subprocess.Popen([*COMMAND, str(tmp_path / "run")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(chance.uniform(0.3, 1.0) * duration)
+            process.wait(chance.uniform(0.3, 0.8) * duration)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
