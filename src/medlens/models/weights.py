@@ -19,9 +19,11 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from medlens.budget import give_back
 from medlens.errors import BadModel
 from medlens.models.table import one_more_row
 
+PIECE = 2**22  # entries looked at together: a sum in float64 of all of a weight would copy it at twice its size
 SAMPLED = 2**16  # entries of a weight that its digest looks at
 
 
@@ -69,6 +71,7 @@ class Weights:
         """Let go of the parameters of these names."""
         for name in names:
             self._set(name, self._parameter(name).detach().to("meta"))
+        give_back()
 
     def read(self, name: str) -> Tensor:
         """One weight, in the type and on the device in which the model computes."""
@@ -81,7 +84,7 @@ class Weights:
         weight = self._as_long_as_its_table(name, weight)
         if name in self.edits:
             weight = self.edits[name](weight)
-        if not torch.isfinite(weight.sum(dtype=torch.float64)):  # infinities and NaN survive a sum, and it makes no copy
+        if not all(torch.isfinite(piece.sum(dtype=torch.float64)) for piece in weight.flatten().split(PIECE)):
             raise BadModel(f"{place.file}: weight {place.name} holds a NaN or infinity; the file is damaged")
         if self.digests.setdefault(name, found := digest(weight)) != found:
             raise BadModel(f"{place.file}: weight {place.name} is not what it was when it was first read; the file has changed")
@@ -112,8 +115,11 @@ class Weights:
 
     def _as_long_as_its_table(self, name: str, weight: Tensor) -> Tensor:
         """The input table may end with one row more than its file: see `table`."""
-        longer = len(self._parameter(name)) == len(weight) + 1
-        return torch.cat([weight, torch.zeros_like(weight[:1])]) if longer else weight
+        if len(self._parameter(name)) != len(weight) + 1:
+            return weight
+        longer = weight.new_zeros(len(weight) + 1, *weight.shape[1:])
+        longer[:-1] = weight
+        return longer
 
 
 def digest(weight: Tensor) -> str:
