@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 
 import medlens
 from medlens._crew import Processes
+from medlens._instruments import instruments_for
 from medlens.errors import BadInput, BadRun, MedlensError, WorkerLost
-from medlens.instruments.geometry import Geometry
 from medlens.plan import Plan
 from medlens.walk.cases import cases, folds_of
 from medlens.walk.forward import prepare, steps
+from medlens.walk.layout import Layout, layout_of, rings
 from medlens.walk.room import Room
 from medlens.walk.shares import shares
 
@@ -62,13 +63,14 @@ def laid(phantom):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
 def test_shares_are_whole_images_and_nearly_equal(laid, count):
-    fold_of = folds_of(laid, 5)
-    found = shares(laid, fold_of, count)
+    layout = layout_of(laid, 5)
+    fold_of, found = layout.fold_of, shares(laid, layout, count)
     assert sorted(id(case) for share in found for case in share) == sorted(map(id, laid))
     images = [{case.image for case in share} for share in found]
     assert sum(map(len, images)) == len(fold_of)
+    assert all((image in share) == (partner in share) for share in images for image, partner in layout.partner_of.items())
     tokens = [sum(len(case.pack.ids) for case in share) for share in found]
-    largest = max(sum(len(c.pack.ids) for c in laid if c.image == image) for image in fold_of)
+    largest = max(sum(len(c.pack.ids) for c in laid if c.image in ring) for ring in rings(fold_of))
     assert max(tokens) - min(tokens) <= 2 * largest
     if count <= 5:  # few folds each
         assert max(len({fold_of[i] for i in share}) for share in images) <= 5 // count + 2
@@ -89,19 +91,19 @@ def test_folds_are_whole_patients(phantom):
 
 def test_what_is_handed_over_and_taken_is_the_same(phantom, laid):
     """Through named tensors, in two shares, against all at once."""
-    fold_of = folds_of(laid, 3)
-    whole, merged = Geometry(256, 0.9, 0, 3, fold_of), Geometry(256, 0.9, 0, 3)
-    halves = [Geometry(256, 0.9, 0, 3, fold_of) for _ in range(2)]
+    plan, layout = Plan(neighbour_rows=256), layout_of(laid, 3)
+    whole, merged = instruments_for(plan, layout), instruments_for(plan, Layout(3))
+    halves = [instruments_for(plan, layout) for _ in range(2)]
     for passed in steps(phantom, laid, [whole], lambda: None, Room()):
         (whole.leave if passed < phantom.depth else whole.conclude)(passed)
-    walks = [steps(phantom, share, [g], lambda: None, Room()) for share, g in zip(shares(laid, fold_of, 2), halves, strict=True)]
+    walks = [steps(phantom, share, [g], lambda: None, Room()) for share, g in zip(shares(laid, layout, 2), halves, strict=True)]
     for passed in range(phantom.depth + 1):
         for half, walking in zip(halves, walks, strict=True):
             assert next(walking) == passed
             merged.take(half.hand_over() if passed < phantom.depth else half.hand_over_last())
         (merged.leave if passed < phantom.depth else merged.conclude)(passed)
-    assert len(merged.found) == len(whole.found)
-    for a, b in zip(merged.found, whole.found, strict=True):
+    assert len(merged.findings.rows) == len(whole.findings.rows)
+    for a, b in zip(merged.findings.rows, whole.findings.rows, strict=True):
         assert a[:6] == b[:6]
         assert a.n == b.n
         assert a.value == pytest.approx(b.value, rel=1e-6, abs=1e-9, nan_ok=True), a
@@ -109,7 +111,7 @@ def test_what_is_handed_over_and_taken_is_the_same(phantom, laid):
 
 def test_what_is_taken_twice_is_not_the_same(phantom, laid):
     """Negative control: a part that is merged twice must show."""
-    geometry, twice = Geometry(256, 0.9, 0), Geometry(256, 0.9, 0)
+    geometry, twice = (instruments_for(Plan(neighbour_rows=256), Layout()) for _ in range(2))
     walking = steps(phantom, laid[:4], [geometry], lambda: None, Room())
     next(walking)
     part = geometry.hand_over()

@@ -78,7 +78,7 @@ def _pilot(model: Model, case: Case, plan: Plan) -> _Pilot:
         bring = time.perf_counter() - began
     found = _Pilot(0.0, 0.0, 0.0, 0.0)
     for _ in range(2):
-        geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed)
+        geometry = Geometry(plan)
         at = [time.perf_counter()]
         walking = steps(model, [case] * 3, [geometry], lambda at=at: at.append(time.perf_counter()), Room())
         next(walking)

@@ -18,17 +18,18 @@ import polars as pl
 
 from medlens import _record, store
 from medlens._forecast import foresee
+from medlens._instruments import instruments_for
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens._share import Share, part_of, read_part, write_share
 from medlens.budget import Meter
 from medlens.errors import BadInput, BadRun
-from medlens.instruments.geometry import Geometry
 from medlens.models import Model
 from medlens.plan import Plan
 from medlens.report import write_report
 from medlens.types import Sample
 from medlens.unfinished import check_identity, explained, locked, writing
 from medlens.walk.cases import cases
+from medlens.walk.layout import Layout
 
 RANKS = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"), ("RANK", "WORLD_SIZE", ""))
 
@@ -86,7 +87,7 @@ def _do(prepared: Prepared, number: int, of: int, folder: Path, watcher: Watcher
         write_share(share, begun, watcher.tick)
     answers, _ = share.answers(lambda: None)
     said = dict(zip((prompt.sample.id for prompt in share.prompts), answers, strict=True))
-    _record.write_tables(folder, prepared.intake, [said.get(sample.id) for sample in prepared.intake.samples], [])
+    _record.write_tables(folder, prepared.intake, [said.get(sample.id) for sample in prepared.intake.samples])
 
 
 def _manifest(prepared: Prepared, number: int, of: int, peak: int) -> dict[str, Any]:
@@ -112,18 +113,18 @@ def merge(out: str | Path, *, watcher: Watcher | None = None) -> store.Run:
     folders, manifest = _shares(out.absolute().with_name(f"{out.name}.shards"))
     if (done := store.finished(out, manifest["identity"])) is not None:
         return done
-    plan, depth = manifest["plan"], manifest["model"]["blocks"]
-    geometry = Geometry(plan["neighbour_rows"], plan["keep"], plan["seed"], plan["folds"])
+    plan, depth = Plan.from_dict(manifest["plan"]), manifest["model"]["blocks"]
+    reading = instruments_for(plan, Layout(plan.folds))
     watcher.begin("merging", (depth + 1) * len(folders))
     for block in range(depth + 1):
         for folder in folders:
-            geometry.take(read_part(folder, block))
+            reading.take(read_part(folder, block))
             watcher.tick()
-        (geometry.leave if block < depth else geometry.conclude)(block)
+        (reading.leave if block < depth else reading.conclude)(block)
     with writing(out) as place:
         shutil.copytree(folders[0] / "pictures", place / "pictures")
         shutil.copy(folders[0] / "samples.parquet", place)
-        store.write_table(place, "rows", [row._asdict() for row in geometry.found])
+        _record.write_findings(place, reading.findings)
         store.write_table(place, "answers", _answers(folders))
         store.write_manifest(place, {k: v for k, v in manifest.items() if k != "share"} | {"shares": len(folders), "seconds": {}})
         write_report(place)

@@ -18,23 +18,31 @@ import torch
 
 from medlens import store
 from medlens.data.intake import Intake
+from medlens.findings import Findings
 from medlens.models import Model
 from medlens.models.weights import digest
 from medlens.phantom.questions import is_phantom
 from medlens.plan import Plan
-from medlens.types import Answer, Row, Sample
+from medlens.types import Answer, Sample
 
 
-def write_tables(folder: Path, intake: Intake, answers: Sequence[Answer | None], rows: Sequence[Row]) -> None:
-    """The tables and pictures of a run."""
+def write_tables(folder: Path, intake: Intake, answers: Sequence[Answer | None], findings: Findings | None = None) -> None:
+    """The tables and pictures of a run; of a share of one, without findings."""
     names: dict[str, str] = {}
     for number, (image, (suffix, data)) in enumerate(intake.pictures.items()):
         names[image] = f"pictures/{number:04d}{suffix}"
         store.write(folder / names[image], data)
-    store.write_table(folder, "rows", [row._asdict() for row in rows])
+    if findings is not None:
+        write_findings(folder, findings)
     records = list(zip(intake.samples, intake.images, answers, strict=True))
     store.write_table(folder, "samples", [_sample_record(s, image, names) for s, image, _ in records])
     store.write_table(folder, "answers", [_answer_record(s, said) for s, _, said in records if said is not None])
+
+
+def write_findings(folder: Path, findings: Findings) -> None:
+    """The tables of what the instruments found."""
+    for name, found in (("rows", findings.rows), ("left_out", findings.left_out), ("massive", findings.massive)):
+        store.write_table(folder, name, [record._asdict() for record in found])
 
 
 def _sample_record(sample: Sample, image: str, names: dict[str, str]) -> dict[str, Any]:

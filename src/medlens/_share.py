@@ -19,15 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medlens._answering import answer_prompts
+from medlens._instruments import instruments_for
 from medlens._prepare import Nobody, Prepared, prepare
 from medlens.errors import BadRun, MedlensError
-from medlens.instruments.geometry import Geometry
 from medlens.plan import Plan
 from medlens.store import write
 from medlens.types import Answer
 from medlens.unfinished import Unfinished, locked
-from medlens.walk.cases import Prompt, cases, folds_of
+from medlens.walk.cases import Prompt, cases
 from medlens.walk.forward import steps
+from medlens.walk.layout import layout_of
 from medlens.walk.room import Files
 from medlens.walk.shares import shares
 
@@ -44,8 +45,8 @@ class Share:
     def __init__(self, prepared: Prepared, number: int, of: int, folder: Path) -> None:
         self.prepared, self.folder = prepared, folder
         laid = cases(prepared.model, prepared.prompts)
-        self.fold_of = folds_of(laid, prepared.plan.folds)
-        images = {case.image for case in shares(laid, self.fold_of, of)[number]}
+        self.layout = layout_of(laid, prepared.plan.folds)
+        images = {case.image for case in shares(laid, self.layout, of)[number]}
         self.prompts = [prompt for prompt in prepared.prompts if prompt.image in images]
 
     def answers(self, tick: Tick) -> tuple[Sequence[Answer | None], list[Prompt]]:
@@ -56,11 +57,11 @@ class Share:
         here; where they are gone, it walks there again."""
         model, plan = self.prepared.model, self.prepared.plan
         laid = cases(model, told)
-        geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed, plan.folds, self.fold_of)
+        reading = instruments_for(plan, self.layout)
         room = Files(self.folder, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
         room.begun = begun if room.holds(begun) else 0
-        for passed in steps(model, laid, [geometry], tick, room):
-            part = geometry.hand_over() if passed < model.depth else geometry.hand_over_last()
+        for passed in steps(model, laid, [reading], tick, room):
+            part = reading.hand_over() if passed < model.depth else reading.hand_over_last()
             if passed >= begun:
                 yield part
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ from medlens import _record, store
 from medlens._answering import answer_prompts
 from medlens._crew import Processes
 from medlens._forecast import Forecast, foresee
+from medlens._instruments import Instruments, instruments_for
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens.budget import Meter, bytes_of, readable
 from medlens.errors import BadInput, CannotWrite
-from medlens.instruments.geometry import Geometry
+from medlens.findings import Findings
 from medlens.models import Model
 from medlens.plan import Plan
 from medlens.report import write_report
-from medlens.types import Answer, Row, Sample
+from medlens.types import Answer, Sample
 from medlens.unfinished import Unfinished, explained, remove_rests, unfinished
-from medlens.walk.cases import Prompt, cases, folds_of
+from medlens.walk.cases import Prompt, cases
 from medlens.walk.forward import steps
+from medlens.walk.layout import Layout, layout_of
 from medlens.walk.room import Files
 from medlens.walk.shares import shares
 
@@ -57,10 +59,12 @@ def study(
         _check(out, scratch, forecast, plan)
         clock = _Clock(preparing=time.monotonic() - began)
         with unfinished(out, prepared.identity, scratch if plan.scratch else None) as work:
-            answers, rows = _together(prepared, named, work, watcher, clock) if named else _alone(prepared, work, watcher, clock)
+            answers, findings = (
+                _together(prepared, named, work, watcher, clock) if named else _alone(prepared, work, watcher, clock)
+            )
             with work.becoming(out) as folder:
                 watcher.begin("writing the report", 1)
-                _record.write_tables(folder, prepared.intake, answers, rows)
+                _record.write_tables(folder, prepared.intake, answers, findings)
                 store.write_manifest(folder, _manifest(prepared, forecast, clock.seconds, meter.peak))
                 write_report(folder)
                 watcher.tick()
@@ -80,11 +84,11 @@ def forecast(
     return foresee(prepared.model, prepared.intake, prepared.prompts, cases(prepared.model, prepared.prompts), plan)
 
 
-Found = tuple[Sequence[Answer | None], list[Row]]
+Found = tuple[Sequence[Answer | None], Findings]
 
 
 def _alone(prepared: Prepared, work: Unfinished, watcher: Watcher, clock: _Clock) -> Found:
-    """Answers and rows, computed in this process."""
+    """Answers and findings, computed in this process."""
     with clock("answering"):
         watcher.begin("answering", len(prepared.prompts))
         answers, prompts = answer_prompts(prepared, prepared.prompts, work, watcher.tick)
@@ -92,33 +96,33 @@ def _alone(prepared: Prepared, work: Unfinished, watcher: Watcher, clock: _Clock
         return answers, _walk(prepared, prompts, work, watcher)
 
 
-def _walk(prepared: Prepared, prompts: list[Prompt], work: Unfinished, watcher: Watcher) -> list[Row]:
-    """The rows of all blocks. Goes on behind the last block that was finished, if its states are there."""
+def _walk(prepared: Prepared, prompts: list[Prompt], work: Unfinished, watcher: Watcher) -> Findings:
+    """What is found in all blocks. Goes on behind the last block that was finished, if its states are there."""
     model = prepared.model
     laid = cases(model, prompts)
-    geometry = _geometry(prepared, folds_of(laid, prepared.plan.folds))
+    reading = instruments_for(prepared.plan, layout_of(laid, prepared.plan.folds))
     room = Files(work.scratch, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
     noted = work.progress
     if noted and (noted["state"] > model.depth or room.holds(noted["state"])):
         room.begun = noted["state"]
-        geometry.recall(noted["geometry"])
+        reading.findings.recall(noted["found"])
     watcher.begin("walking through the blocks", len(laid) * model.depth)
     for _ in range(len(laid) * min(room.begun, model.depth)):
         watcher.tick()
     if room.begun <= model.depth:
-        for passed in steps(model, laid, [geometry], watcher.tick, room):
-            _finish(geometry, passed, prepared, work)
-    return geometry.found
+        for passed in steps(model, laid, [reading], watcher.tick, room):
+            _finish(reading, passed, prepared, work)
+    return reading.findings
 
 
 def _together(prepared: Prepared, named: tuple[str, str], work: Unfinished, watcher: Watcher, clock: _Clock) -> Found:
-    """Answers and rows, computed by several processes or machines. Goes on behind the last block whose sums were read."""
+    """Answers and findings, computed by several processes or machines. Goes on behind the last block whose sums were read."""
     model, plan = prepared.model, prepared.plan
-    geometry = _geometry(prepared, {})
+    reading = instruments_for(plan, Layout(plan.folds))
     begun = 0
     if noted := work.progress:
         begun = noted["state"]
-        geometry.recall(noted["geometry"])
+        reading.findings.recall(noted["found"])
     with _crew(plan, named, work.scratch, begun) as crew:
         with clock("answering"):
             watcher.begin("answering", 1)
@@ -130,21 +134,16 @@ def _together(prepared: Prepared, named: tuple[str, str], work: Unfinished, watc
                 watcher.tick()
             for block in range(begun, model.depth + 1):
                 for part in crew.parts(block):
-                    geometry.take(part)
+                    reading.take(part)
                     watcher.tick()
-                _finish(geometry, block, prepared, work)
-    return answers, geometry.found
+                _finish(reading, block, prepared, work)
+    return answers, reading.findings
 
 
-def _geometry(prepared: Prepared, fold_of: Mapping[str, int]) -> Geometry:
-    plan = prepared.plan
-    return Geometry(plan.neighbour_rows, plan.keep, plan.seed, plan.folds, fold_of)
-
-
-def _finish(geometry: Geometry, passed: int, prepared: Prepared, work: Unfinished) -> None:
+def _finish(reading: Instruments, passed: int, prepared: Prepared, work: Unfinished) -> None:
     """All have passed a block, or left the last one: read the sums, and note what was found."""
-    (geometry.leave if passed < prepared.model.depth else geometry.conclude)(passed)
-    work.note({"state": passed + 1, "geometry": geometry.noted()})
+    (reading.leave if passed < prepared.model.depth else reading.conclude)(passed)
+    work.note({"state": passed + 1, "found": reading.findings.noted()})
 
 
 def _crew(plan: Plan, named: tuple[str, str], scratch: Path, begun: int) -> Any:
@@ -168,7 +167,8 @@ def _in_order(prepared: Prepared, of_shares: list[list[Answer]]) -> list[Answer 
         return [None if p.sample.answer is None else Answer(p.sample.answer) for p in prepared.prompts]
     laid = cases(prepared.model, prepared.prompts)
     said: dict[str, Answer] = {}
-    for share, answers in zip(shares(laid, folds_of(laid, prepared.plan.folds), len(of_shares)), of_shares, strict=True):
+    cut = shares(laid, layout_of(laid, prepared.plan.folds), len(of_shares))
+    for share, answers in zip(cut, of_shares, strict=True):
         images = {case.image for case in share}
         asked = [prompt.sample.id for prompt in prepared.prompts if prompt.image in images]
         said |= dict(zip(asked, answers, strict=True))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from medlens.budget import bytes_of
 from medlens.errors import BadInput
 
+NULLS = ("pairs", "weights", "noise")
 HOW = ("memory", "scratch", "workers", "cluster")
 
 
@@ -22,6 +23,11 @@ class Plan:
     greedy ones, else they are drawn, from the `top_p` share of the probability; stop: words at which an answer ends.
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
     folds: of whole images (patients where the data name them): sums are kept for each.
+    protocol: "sound", or "published" for the choices of the published study. nulls: what the measures give where nothing is to be
+    found: "pairs" (shuffled), "weights" (drawn anew), "noise" (in place of the images); the last two cost a walk each. by: fields
+    or tags of the samples, each of whose values gets rows of its own. thorough: intervals also where they cost more than the walk
+    (None: where the model is at most 1,024 wide). claims: to be tested beside the study's own. measures: the user's own, as
+    "module:function".
     vision_tower: of a checkpoint in LLaVA-Med's original layout: see `load`.
     adapter: a folder with a LoRA adapter to merge into the model: see `load`.
     device, dtype: where and in which float type the model runs, when `study` loads it.
@@ -45,6 +51,12 @@ class Plan:
     neighbour_rows: int = 4096
     keep: float = 0.9
     folds: int = 5
+    protocol: Literal["sound", "published"] = "sound"
+    nulls: tuple[str, ...] = ("pairs",)
+    by: tuple[str, ...] = ()
+    thorough: bool | None = None
+    claims: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
     vision_tower: str = "external"
     adapter: str | None = None
     device: str = "cpu"
@@ -71,6 +83,8 @@ class Plan:
         self._need(0 < self.keep < 1, "keep", "a share between 0 and 1")
 
         self._need(self.folds >= 1, "folds", "at least 1")
+        self._need(self.protocol in ("sound", "published"), "protocol", "'sound' or 'published'")
+        self._need(set(self.nulls) <= set(NULLS), "nulls", f"some of {', '.join(NULLS)}")
         self._need(self.workers >= 1, "workers", "at least 1")
         if self.memory is not None:
             bytes_of(self.memory)

@@ -31,6 +31,25 @@ TABLES: dict[str, dict[str, Any]] = {
         "n": pl.Int64,  # rows of hidden states it stands on
         "note": pl.String,
     },
+    "left_out": {  # the same without one fold of whole images, where there is an interval
+        "protocol": pl.String,
+        "measure": pl.String,
+        "layer": pl.Int32,
+        "tokens": pl.String,
+        "group": pl.String,
+        "variant": pl.String,
+        "fold": pl.Int32,
+        "value": pl.Float64,
+    },
+    "massive": {  # activations above 100 and above 1000 times the median of their sample's state
+        "layer": pl.Int32,  # the state
+        "sample": pl.String,
+        "position": pl.Int32,  # of the token in the prompt
+        "token": pl.String,
+        "tokens": pl.String,  # its group
+        "column": pl.Int32,
+        "value": pl.Float64,
+    },
     "samples": {
         "sample": pl.String,
         "image": pl.String,
@@ -80,6 +99,16 @@ class Run:
     def rows(self) -> pl.DataFrame:
         """One measured value a row."""
         return self._table("rows")
+
+    @cached_property
+    def left_out(self) -> pl.DataFrame:
+        """Rows once more without each fold of whole images: what their intervals stand on."""
+        return self._table("left_out")
+
+    @cached_property
+    def massive(self) -> pl.DataFrame:
+        """Massive activations, one a row."""
+        return self._table("massive")
 
     @cached_property
     def samples(self) -> pl.DataFrame:

@@ -88,7 +88,7 @@ def _sums(tokens: int) -> Callable[[int, Tensor, Tensor], None]:
     """Geometry in the middle of a long walk: it has passed a block, so that what enters the next one is what left the last, and has
     seen more rows than a state is wide, so that they are summed and not kept."""
     plan, first = Plan(), _Case("first", SHAPE.width + 1)
-    geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed)
+    geometry = Geometry(plan)
     for b in range(2):
         states = torch.randn(2, SHAPE.width + 1, SHAPE.width)
         geometry.visit(b, first, *states)

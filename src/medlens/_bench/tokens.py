@@ -12,8 +12,9 @@ from medlens._bench.checkpoint import Decoder, write_checkpoint
 from medlens._bench.turns import Job, Result, Table, Turns
 from medlens.instruments.geometry import Geometry
 from medlens.plan import Plan
-from medlens.walk.cases import cases, folds_of
+from medlens.walk.cases import cases
 from medlens.walk.forward import prepare, walk
+from medlens.walk.layout import layout_of
 
 SHAPE, TOWER = Decoder(depth=4, width=512, mlp=1792, heads=8, kv_heads=2, vocabulary=2000), "small"
 IMAGES = (8, 16, 32, 64)  # eight of them have more image rows than enter the dimension: from there on its cost is the same
@@ -55,7 +56,7 @@ def walked(folder: str, images: int) -> Callable[[], dict[str, float]]:
     laid = cases(model, prompts)
 
     def run() -> dict[str, float]:
-        geometry = Geometry(plan.neighbour_rows, plan.keep, plan.seed, plan.folds, folds_of(laid, plan.folds))
+        geometry = Geometry(plan, layout_of(laid, plan.folds))
         walk(model, laid, [geometry])
         geometry.conclude(model.depth)
         return {"tokens": sum(len(case.pack.ids) for case in laid)}

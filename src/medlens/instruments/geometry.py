@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from medlens.findings import Findings
 from medlens.measures import MEASURES
 from medlens.measures.neighbours import CHUNK
 from medlens.plan import Plan
@@ -16,6 +17,7 @@ from medlens.stats import CosineSums, Folds, Moments, PairSums, RowSample
 from medlens.stats.flat import need, nested, parts
 from medlens.stats.rows import priority
 from medlens.types import GROUPS, Row, Value
+from medlens.walk.layout import Layout
 
 RESOLUTION = 1e-5  # of a row's norm: the contract's tolerance for one state computed in two batches
 WITH_ALL = (*GROUPS, "all")
@@ -73,16 +75,16 @@ Standing = dict[str, Folds[Moments]]
 class Geometry:
     """Every measure of `MEASURES` for every state or block and every token group; `all` is the merge of the groups.
 
-    cap: rows of a group that enter the intrinsic dimension, fitted on the share `keep` of the ratios. seed: of their choice, which
-    is the same at every layer. folds, and fold_of: the fold of each image; sums are kept by fold.
+    plan: its neighbour_rows of a group enter the intrinsic dimension, chosen by its seed, the same at every layer. layout: the fold
+    of each image; sums are kept by fold.
 
     Cases of one image must pass one after the other. When all have passed a block: `leave`; when all have left the last one:
     `conclude`. Sums that were gathered elsewhere are handed over (`hand_over`) in place of either, and taken (`take`) before it.
     """
 
-    def __init__(self, cap: int, keep: float, seed: int, folds: int = 1, fold_of: Mapping[str, int] | None = None) -> None:
-        self.cap, self.keep, self.seed, self.fold_of = cap, keep, seed, fold_of or {}
-        self.found: list[Row] = []
+    def __init__(self, plan: Plan, layout: Layout | None = None, findings: Findings | None = None) -> None:
+        self.plan, self.layout, self.findings = plan, layout or Layout(), findings or Findings()
+        cap, folds = plan.neighbour_rows, self.layout.folds
         self._pairs: Moving = {g: Folds(PairSums, folds) for g in GROUPS}
         self._seen = Seen(cap)
         self._last: dict[str, tuple[Standing, Seen]] = {
@@ -96,14 +98,14 @@ class Geometry:
     def visit(self, block: int, case: Passing, before: Tensor, after: Tensor) -> None:
         self._close_before(case, [self._seen])
         for group, places in self._groups(case):
-            self._pairs[group][self.fold_of.get(case.image, 0)].update(before[places], after[places])
+            self._pairs[group][self.layout.fold_of.get(case.image, 0)].update(before[places], after[places])
             self._seen.update(group, before[places], case.image, self._order(case, group, places))
 
     def finish(self, case: Passing, raw: Tensor, normed: Tensor) -> None:
         self._close_before(case, [seen for _, seen in self._last.values()])
         for group, places in self._groups(case):
             for state, (moments, seen) in zip((raw, normed), self._last.values(), strict=True):
-                moments[group][self.fold_of.get(case.image, 0)].update(state[places])
+                moments[group][self.layout.fold_of.get(case.image, 0)].update(state[places])
                 seen.update(group, state[places], case.image, self._order(case, group, places))
 
     def _close_before(self, case: Passing, all_seen: Sequence[Seen]) -> None:
@@ -122,7 +124,7 @@ class Geometry:
         """Priorities of a case's rows: hashed once, used at every layer."""
         known = self._priorities.setdefault(id(case), {})
         if group not in known:
-            known[group] = torch.tensor([priority(self.seed, *case.identity(place)) for place in places])
+            known[group] = torch.tensor([priority(self.plan.seed, *case.identity(place)) for place in places])
         return known[group]
 
     # ---- when they have passed
@@ -141,7 +143,7 @@ class Geometry:
 
     def _follow(self) -> None:
         self._pairs = {g: folds.map(PairSums.follow, PairSums) for g, folds in self._pairs.items()}
-        self._seen = Seen(self.cap)
+        self._seen = Seen(self.plan.neighbour_rows)
 
     def conclude(self, layer: int) -> None:
         """All cases have left the last block, in this state."""
@@ -157,7 +159,7 @@ class Geometry:
                 self._note(name, layer, group, variant, measure.of_sums(moments))
 
     def _note_seen(self, layer: int, variant: str, seen: Seen) -> None:
-        rows = {**seen.rows, "all": RowSample(self.cap)}
+        rows = {**seen.rows, "all": RowSample(self.plan.neighbour_rows)}
         for sample in seen.rows.values():
             rows["all"].merge(sample)
         for group in WITH_ALL:
@@ -165,19 +167,12 @@ class Geometry:
                 if measure.needs == "cosines":
                     self._note(name, layer, group, variant, measure.of_sums(seen.cosines[group]))
                 if measure.needs == "rows":
-                    self._note(name, layer, group, variant, measure.of_sums(rows[group], self.keep, RESOLUTION))
+                    self._note(name, layer, group, variant, measure.of_sums(rows[group], self.plan.keep, RESOLUTION))
 
     def _note(self, measure: str, layer: int, tokens: str, variant: str, value: Value) -> None:
-        self.found.append(Row("sound", measure, layer, tokens, "all", variant, float(value), None, None, value.n, value.note))
+        self.findings.add(Row("sound", measure, layer, tokens, "all", variant, float(value), None, None, value.n, value.note))
 
-    # ---- across a kill, and across machines
-
-    def noted(self) -> list[tuple[Any, ...]]:
-        """What was found so far, as JSON holds it; `recall` takes it up again, and the next block follows."""
-        return [tuple(row) for row in self.found]
-
-    def recall(self, noted: Sequence[Sequence[Any]]) -> None:
-        self.found = [Row(*row) for row in noted]
+    # ---- across machines
 
     def hand_over(self) -> dict[str, Tensor]:
         """The sums of the block that all cases here have passed, as named tensors, for another's `take`; the next block follows."""
@@ -205,14 +200,14 @@ class Geometry:
             need("sums of a block", found, ["seen", *(f"pairs/{g}" for g in GROUPS)])
             for group, pairs in self._pairs.items():
                 pairs.merge(_folds(found[f"pairs/{group}"], PairSums))
-            self._seen.merge(Seen.from_tensors(self.cap, found["seen"]))
+            self._seen.merge(Seen.from_tensors(self.plan.neighbour_rows, found["seen"]))
             return
         last = [name for v in self._last for name in (f"seen/{v}", *(f"moments/{v}/{g}" for g in GROUPS))]
         need("sums of the last state", found, last)
         for variant, (moments, seen) in self._last.items():
             for group, folds in moments.items():
                 folds.merge(_folds(found[f"moments/{variant}/{group}"], Moments))
-            seen.merge(Seen.from_tensors(self.cap, found[f"seen/{variant}"]))
+            seen.merge(Seen.from_tensors(self.plan.neighbour_rows, found[f"seen/{variant}"]))
 
 
 def _folds(tensors: Mapping[str, Tensor], kind: Any) -> Folds[Any]:

@@ -1,0 +1,56 @@
+"""What the instruments of a walk have found so far: what becomes the tables of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from medlens.types import Row, Value
+
+
+class LeftOut(NamedTuple):
+    """A row's value once more, without one fold of whole images: what intervals, and tests across layers, stand on."""
+
+    protocol: str
+    measure: str
+    layer: int
+    tokens: str
+    group: str
+    variant: str
+    fold: int
+    value: float
+
+
+class Massive(NamedTuple):
+    """One massive activation: in which state, of which sample, at which token and column, and how large."""
+
+    layer: int
+    sample: str
+    position: int
+    token: str
+    tokens: str  # its group
+    column: int
+    value: float
+
+
+class Findings:
+    """All of it. Instruments add to it; `noted` is what JSON holds of it, and `recall` takes that up again."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.left_out: list[LeftOut] = []
+        self.massive: list[Massive] = []
+
+    def add(self, row: Row, without: Mapping[int, Value] | None = None) -> None:
+        """A row, and its value without each of the folds where that was computed."""
+        self.rows.append(row)
+        for fold, value in (without or {}).items():
+            self.left_out.append(LeftOut(*row[:6], fold, float(value)))
+
+    def noted(self) -> dict[str, list[tuple[Any, ...]]]:
+        return {name: [tuple(found) for found in getattr(self, name)] for name in ("rows", "left_out", "massive")}
+
+    def recall(self, noted: Mapping[str, Sequence[Sequence[Any]]]) -> None:
+        self.rows = [Row(*found) for found in noted["rows"]]
+        self.left_out = [LeftOut(*found) for found in noted["left_out"]]
+        self.massive = [Massive(*found) for found in noted["massive"]]

@@ -1,0 +1,47 @@
+"""Which images of a study belong to which fold, and whom each is paired with when the floor of a score is sought."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from medlens.walk.cases import Case, folds_of
+
+
+@dataclass(frozen=True)
+class Layout:
+    """folds: how many; fold_of: of each image. number_of: of each image, in the order of the study. partner_of: another image of
+    the same fold, whose outputs stand in for its own; where a fold has only one image, it has none."""
+
+    folds: int = 1
+    fold_of: Mapping[str, int] = field(default_factory=dict)
+    number_of: Mapping[str, int] = field(default_factory=dict)
+    partner_of: Mapping[str, str] = field(default_factory=dict)
+
+
+def layout_of(laid: Sequence[Case], folds: int) -> Layout:
+    """Of all cases of a study (not of a share of them)."""
+    fold_of = folds_of(laid, folds)
+    return Layout(folds, fold_of, {image: k for k, image in enumerate(fold_of)}, partners(fold_of))
+
+
+def partners(fold_of: Mapping[str, int]) -> dict[str, str]:
+    """Images of a fold change places in twos, as they come; where one is left over, the last three in a ring. So a permutation of
+    whole images is made of small pieces, which stay together when the study is shared out."""
+    return {image: ring[k - 1] for ring in rings(fold_of) for k, image in enumerate(ring) if len(ring) > 1}
+
+
+def rings(fold_of: Mapping[str, int]) -> list[list[str]]:
+    """The images of each fold in twos, the last of them in threes where they are odd."""
+    of_fold: dict[int, list[str]] = defaultdict(list)
+    for image, fold in fold_of.items():
+        of_fold[fold].append(image)
+    found: list[list[str]] = []
+    for fold in sorted(of_fold):
+        images = of_fold[fold]
+        pairs = [images[k : k + 2] for k in range(0, len(images), 2)]
+        if len(pairs) > 1 and len(pairs[-1]) == 1:
+            pairs[-2:] = [pairs[-2] + pairs[-1]]
+        found += pairs
+    return found
