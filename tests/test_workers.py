@@ -26,7 +26,7 @@ from medlens.walk.room import Room
 from medlens.walk.shares import shares
 
 PLAN = Plan(limit=24)
-KEY = ["measure", "layer", "tokens", "variant"]
+KEY = ["protocol", "measure", "layer", "tokens", "group", "variant"]
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,13 @@ class _Case:
     def where(self, group: str) -> list[int]:
         return self._places if group == "image" else []
 
+    @property
+    def readings(self) -> list[list[int]]:
+        return [self._places]
+
+    def described(self, reading: int, place: int) -> tuple[str, int, str, str]:
+        return self.image, place, "", "image"
+
     def identity(self, place: int) -> tuple[str, int]:
         return self.image, place
 

@@ -31,17 +31,18 @@ def linearity_of_update(x: Tensor, y: Tensor) -> Value:
     return linearity_of_update_from_sums(PairSums.of(x, y, moments_of_y=False))
 
 
-def linearity_from_sums(pairs: PairSums) -> Value:
-    """`linearity` of the rows summed in `pairs`."""
-    return _score(pairs, lambda residual, uu, yy: (residual, yy), "the output does not vary")
+def linearity_from_sums(pairs: PairSums, standardised: bool = False) -> Value:
+    """`linearity` of the rows summed in `pairs`. standardised: every column of y (and of x, which changes nothing) divided by its
+    standard deviation first; columns of y that do not vary are left out."""
+    return _score(pairs, lambda left, uu, yy: (left, yy), "the output does not vary", standardised)
 
 
-def linearity_of_update_from_sums(pairs: PairSums) -> Value:
-    """`linearity_of_update` of the rows summed in `pairs`."""
-    return _score(pairs, lambda residual, uu, yy: (residual, uu), "the update does not vary")
+def linearity_of_update_from_sums(pairs: PairSums, standardised: bool = False) -> Value:
+    """`linearity_of_update` of the rows summed in `pairs`; standardised: the columns of the update, as there."""
+    return _score(pairs, lambda left, uu, yy: (left, uu), "the update does not vary", standardised)
 
 
-def _score(pairs: PairSums, parts, flat: str) -> Value:
+def _score(pairs: PairSums, parts, flat: str, standardised: bool) -> Value:
     n = pairs.n
     if n < 2:
         return Value.undefined(n, f"{n} rows")
@@ -50,7 +51,11 @@ def _score(pairs: PairSums, parts, flat: str) -> Value:
     if distinct - 1 <= rank:
         return Value.undefined(n, f"{distinct} distinct rows - 1 <= rank {rank}: any data would score 1")
     # y = x + u and x explains itself, so what is left of y is what is left of u: one factorisation for both scores.
-    residual, total = parts((uu - explained).clamp_min(0), uu, yy)
-    if total <= FAINTEST * (pairs.x.products().trace() + uu):
-        return Value.undefined(n, flat if total <= 0 else f"{flat} measurably beside the input")
-    return Value(1 - float(residual / total), n)
+    left, total = parts((uu - explained).clamp_min(0), uu, yy)
+    faintest = FAINTEST * (pairs.x.products().trace() + uu.sum())
+    if total.sum() <= faintest:
+        return Value.undefined(n, flat if total.sum() <= 0 else f"{flat} measurably beside the input")
+    if not standardised:
+        return Value(1 - float(left.sum() / total.sum()), n)
+    varying = total > faintest / len(total)
+    return Value(1 - float((left[varying] / total[varying]).mean()), n)

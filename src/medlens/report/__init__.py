@@ -86,7 +86,7 @@ def _warnings(run: store.Run) -> list[str]:
 
 
 def _measure(run: store.Run, name: str) -> dict[str, Any]:
-    rows, width = run.rows, run.manifest["model"]["width"]
+    rows, width = run.rows.filter(pl.col("protocol") == "sound"), run.manifest["model"]["width"]
     mine = rows.filter(pl.col("measure") == name)
     raw = mine.filter(pl.col("variant") == "raw")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -37,9 +38,19 @@ class Gram:
         """All rows, (n, d), float64."""
         return torch.cat([rows.double() for rows in self.rows])
 
-    def add_to(self, sums: Scatter) -> None:
+    def add_to(self, sums: Scatter, sign: int = 1) -> None:
         for rows in self.batches():
-            sums.add(rows)
+            sums.add(rows, sign)
+
+    def standardised(self) -> Gram:
+        """These rows, centred, every column divided by its standard deviation; constant columns become 0."""
+        z, constant = centred(self.stacked()), self.constant_columns
+        scale = torch.where(constant, 0.0, z.square().mean(0).rsqrt())
+        return Gram((z.mul_(scale),))
+
+    def take(self, rows: Tensor) -> Gram:
+        """Some of these rows, by number."""
+        return Gram((torch.cat(self.rows)[rows],)) if len(rows) else Gram()
 
     @cached_property
     def reference(self) -> Tensor:
@@ -69,8 +80,8 @@ class Gram:
         u = centred(after - x)
         varying = ~_constant(x)
         x = centred(x)[:, varying]
-        explained, rank = explained_from_rows(x, u, distinct - 1) if varying.any() else (x.new_zeros(()), 0)
-        return Regression(explained, rank, u.square().sum(), centred(after).square().sum())
+        explained, rank = explained_from_rows(x, u, distinct - 1) if varying.any() else (torch.zeros_like(u[0]), 0)
+        return Regression(explained, rank, u.square().sum(0), centred(after).square().sum(0))
 
     def residuals(self, y: Gram, fit: Fit) -> Residuals:
         """Of the fit on the pairs of these rows and y."""
@@ -86,6 +97,18 @@ def centred(x: Tensor) -> Tensor:
     """Rows minus their mean; twice, since the mean of a column around 3e5 is itself rounded."""
     x = x - x.mean(0)
     return x.sub_(x.mean(0))
+
+
+def kept_rows(form: Gram, gone: Tensor) -> Tensor:
+    """The numbers of the rows that stay when these are taken out, one for one."""
+    counts = Counter(row.tobytes() for row in (gone.double() + 0.0).cpu().numpy())
+    stay = []
+    for k, row in enumerate((form.stacked() + 0.0).cpu().numpy()):
+        if counts[row.tobytes()]:
+            counts[row.tobytes()] -= 1
+        else:
+            stay.append(k)
+    return torch.tensor(stay, dtype=torch.int64)
 
 
 def _constant(x: Tensor) -> Tensor:

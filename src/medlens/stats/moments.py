@@ -6,14 +6,14 @@ A Gram matrix (n, n) and a scatter matrix (d, d) of the same rows have the same 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from medlens.stats.checked import batches, checked, need_columns
 from medlens.stats.flat import digests_from_tensor, digests_to_tensor, need
-from medlens.stats.gram import Gram
+from medlens.stats.gram import Gram, kept_rows
 from medlens.stats.rows import distinct_rows
 from medlens.stats.scatter import Scatter
 from medlens.stats.sums import KernelSums
@@ -74,6 +74,36 @@ class Moments:
             sums = self.as_sums(form.reference)
             self.form = sums.own()
             form.add_to(self.form)
+
+    def less(self, parts: Sequence[Moments], distinct: set[bytes]) -> Moments:
+        """These rows without those of the parts, all of which are among them, as sums of their own. More rows than columns must be
+        left, and these be summed already. distinct: hashes of what is left."""
+        new = Moments()
+        new.form, new.distinct = self.summed.copied(), distinct
+        for part in parts:
+            part.form.add_to(new.form, -1)
+        return new
+
+    def without(self, rows: Tensor) -> Moments:
+        """These rows without some of them, as they came: (m, d), each of them once for every time that it is among these."""
+        if not len(rows):
+            return self
+        gone: set[bytes] = set()
+        distinct_rows(rows, gone, self.d + 2)
+        new = Moments()
+        new.distinct = self.distinct - gone
+        if isinstance(self.form, Gram):
+            new.form = self.form.take(kept_rows(self.form, rows))
+        else:
+            new.form = self.summed.copied()
+            new.form.add(rows, -1)
+        return new
+
+    def standardised(self) -> Moments:
+        """These rows with every column divided by its standard deviation; for what is read off second moments only."""
+        new = Moments()
+        new.form, new.distinct = self.form.standardised(), self.distinct
+        return new
 
     def as_sums(self, reference: Tensor) -> Scatter:
         """Rows that are still kept are summed now: about their mean or, where there are none, about `reference`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from medlens.errors import BadInput
 from medlens.stats.checked import batches, checked, need_columns
 from medlens.stats.flat import need, nested, parts
+from medlens.stats.gram import kept_rows
 from medlens.stats.joint import Joint
 from medlens.stats.moments import Moments
 from medlens.stats.projection import Fit
@@ -113,12 +114,45 @@ class PairSums:
     def _kept_pairs(self) -> list[tuple[Tensor, Tensor]]:
         return list(zip(self.x.kept.batches(), self.y.kept.batches(), strict=True))
 
-    def _add_to(self, joint: Joint) -> None:
+    def _add_to(self, joint: Joint, sign: int = 1) -> None:
         if self.joint is not None:
-            self.joint.add_to(joint, self.x.summed)
+            self.joint.add_to(joint, self.x.summed, sign)
         else:
             for x, y in self._kept_pairs():
-                joint.add(x, y)
+                joint.add(x, y, sign)
+
+    def less(self, parts: Sequence[PairSums], distinct: set[bytes]) -> PairSums:
+        """These pairs without those of the parts, as `Moments.less`."""
+        joint = self.summed.copied()
+        for part in parts:
+            part._add_to(joint, -1)
+        new = PairSums(self.x.less([part.x for part in parts], distinct), moments_of_y=self.moments_of_y)
+        new.n, new.joint = joint.n, joint
+        if self.moments_of_y:
+            new.y = self.y.less([part.y for part in parts], distinct)
+        return new
+
+    def without(self, x: Tensor, y: Tensor) -> PairSums:
+        """These pairs without some of them, as they came: (m, d)."""
+        if not len(x):
+            return self
+        new = PairSums(moments_of_y=self.moments_of_y)
+        if self.joint is None:
+            stay = kept_rows(self.x.kept, x)
+            if len(stay):
+                new.update(self.x.kept.take(stay).stacked(), self.y.kept.take(stay).stacked())
+            return new
+        new.x, new.joint = self.x.without(x), self.joint.copied()
+        new.joint.add(x, y, -1)
+        new.n = new.joint.n
+        if self.moments_of_y:
+            new.y = self.y.without(y)
+        return new
+
+    @property
+    def summed(self) -> Joint:
+        assert self.joint is not None
+        return self.joint
 
     def regression(self) -> Regression:
         """The least squares fit of the update y - x on x; computed once."""

@@ -27,7 +27,7 @@ class Fit:
 
 
 def explained_from_products(xx: Tensor, xu: Tensor) -> tuple[Tensor, int]:
-    """Squared norm of the projection of u on the columns of x, and the rank of x, from x'x and x'u (d, d), both centred.
+    """The projection of u on the columns of x, squared, by column (d,), and the rank of x; from x'x and x'u (d, d), both centred.
 
     Both are overwritten (d x d matrices are large); no column may be constant.
     """
@@ -35,9 +35,9 @@ def explained_from_products(xx: Tensor, xu: Tensor) -> tuple[Tensor, int]:
     factor = _cholesky(xx)
     if factor is not None:
         _solve(factor, xu, transposed=False)
-        return xu.ravel() @ xu.ravel(), len(xx)
+        return xu.square_().sum(0), len(xx)
     values, vectors = _spectrum(xx)
-    return ((vectors.T @ xu).square().sum(1) / values).sum(), len(values)
+    return ((vectors.T @ xu).square() / values[:, None]).sum(0), len(values)
 
 
 def coefficients_from_products(xx: Tensor, xu: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -93,6 +93,6 @@ def explained_from_rows(x: Tensor, u: Tensor, most: int) -> tuple[Tensor, int]:
     gram = scaled @ scaled.T
     *_, pivots, _ = dpstrf(gram.cpu().numpy(), tol=SAFE_PIVOT * float(gram.diagonal().max()), lower=1)
     if pivots >= most:
-        return u.square().sum(), pivots
+        return u.square().sum(0), pivots
     values, vectors = _spectrum(gram)
-    return (vectors.T @ u).square().sum(), len(values)
+    return (vectors.T @ u).square().sum(0), len(values)

@@ -35,27 +35,36 @@ class Scatter(Sums):
     def d(self) -> int:
         return len(self.reference)
 
-    def add(self, x: Tensor) -> None:
-        """x (m, d), any float type."""
+    def add(self, x: Tensor, sign: int = 1) -> None:
+        """x (m, d), any float type. sign: -1 takes rows out again that are among these."""
         z = x.double() - self.reference
         k = torch.linalg.vecdot(z, z)
-        self.n += len(x)
-        self.s += z.sum(0)
-        add_gram(self.zz, z)
-        self.k1 += k.sum()
-        self.k2 += k @ k
-        self.kz += k @ z
+        self.n += sign * len(x)
+        self.s += sign * z.sum(0)
+        add_gram(self.zz, z, sign)
+        self.k1 += sign * k.sum()
+        self.k2 += sign * (k @ k)
+        self.kz += sign * (k @ z)
 
-    def add_to(self, sums: Scatter) -> None:
-        """These rows too, into the others: z of theirs is z of these plus a."""
+    def add_to(self, sums: Scatter, sign: int = 1) -> None:
+        """These rows too, into the others (or out of them): z of theirs is z of these plus a."""
         a, n, s = self.reference - sums.reference, self.n, self.s
         aa, a_s, zz_a = a @ a, a @ s, self.zz @ a
-        sums.n += n
-        sums.s += s + n * a
-        sums.zz.add_(self.zz).addr_(s, a).addr_(a, s).addr_(a, a, alpha=n)
-        sums.k1 += self.k1 + 2 * a_s + n * aa
-        sums.k2 += self.k2 + 4 * a @ zz_a + n * aa**2 + 4 * a @ self.kz + 2 * aa * self.k1 + 4 * aa * a_s
-        sums.kz += self.kz + a * self.k1 + 2 * zz_a + 2 * a * a_s + aa * s + n * aa * a
+        sums.n += sign * n
+        sums.s += sign * (s + n * a)
+        sums.zz.add_(self.zz, alpha=sign).addr_(s, a, alpha=sign).addr_(a, s, alpha=sign).addr_(a, a, alpha=sign * n)
+        sums.k1 += sign * (self.k1 + 2 * a_s + n * aa)
+        sums.k2 += sign * (self.k2 + 4 * a @ zz_a + n * aa**2 + 4 * a @ self.kz + 2 * aa * self.k1 + 4 * aa * a_s)
+        sums.kz += sign * (self.kz + a * self.k1 + 2 * zz_a + 2 * a * a_s + aa * s + n * aa * a)
+
+    def standardised(self) -> Scatter:
+        """The centred scatter of these rows with every column divided by its standard deviation; constant columns become 0."""
+        squares = self.products.diagonal()
+        scale = torch.where(self.constant_columns, 0.0, (squares / self.n).clamp_min(0).rsqrt())
+        new = Scatter(torch.zeros_like(self.s))
+        new.n, new.zz = self.n, self.products.mul_(scale[:, None]).mul_(scale)
+        new.k1 = new.zz.diagonal().sum()
+        return new
 
     @property
     def products(self) -> Tensor:
@@ -75,10 +84,10 @@ class Scatter(Sums):
         return KernelSums(zz.ravel() @ zz.ravel() - self.k2, ones, ones, s @ zz @ s - 2 * s @ self.kz + self.k2)
 
 
-def add_gram(total: Tensor, z: Tensor) -> Tensor:
-    """total += z'z, by blocks of columns: what lies below the diagonal is copied, not computed."""
+def add_gram(total: Tensor, z: Tensor, sign: int = 1) -> Tensor:
+    """total += sign z'z, by blocks of columns: what lies below the diagonal is copied, not computed."""
     for start in range(0, total.shape[0], COLUMNS):
         rows, rest = slice(start, start + COLUMNS), slice(start, None)
-        total[rows, rest].addmm_(z[:, rows].T, z[:, rest])
+        total[rows, rest].addmm_(z[:, rows].T, z[:, rest], alpha=sign)
         total[start + COLUMNS :, rows] = total[rows, start + COLUMNS :].T
     return total

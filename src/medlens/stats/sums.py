@@ -29,6 +29,12 @@ class Sums:
         new.shared = False
         return new
 
+    def copied(self) -> Self:
+        """These sums again, to be written to."""
+        new = copy.copy(self)
+        new.shared = True
+        return new.own()
+
     def tensors(self) -> dict[str, Tensor]:
         self.shared = True
         return {"n": torch.tensor(self.n), **{name: getattr(self, name) for name in self.names}}
@@ -53,9 +59,9 @@ class KernelSums(NamedTuple):
 
 
 class Regression(NamedTuple):
-    """The least squares fit of the centred update u = y - x on centred x.
+    """The least squares fit of the centred update u = y - x on centred x. By column, (d,):
 
-    explained: squared norm of the fitted update; rank: of x; uu, yy: squared norms of the centred update and of centred y.
+    explained: the fitted update squared; uu, yy: the centred update, and centred y, squared. rank: of x.
     """
 
     explained: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -56,6 +57,19 @@ class Case:
         """What a place is, whatever it was packed with: its position in its sample, or in its image's prefix."""
         branch = self.pack.segments[place]
         return self.image if branch == 0 else self.prompts[branch - 1].sample.id, self.pack.positions[place]
+
+    @cached_property
+    def readings(self) -> list[list[int]]:
+        """The places that each prompt's own reading is made of: the prefix, and its branch."""
+        of_segment: dict[int, list[int]] = {}
+        for place, segment in enumerate(self.pack.segments):
+            of_segment.setdefault(segment, []).append(place)
+        return [of_segment.get(0, []) + of_segment.get(k, []) for k in range(1, len(self.prompts) + 1)]
+
+    def described(self, reading: int, place: int) -> tuple[str, int, str, str]:
+        """Of a place, as a prompt reads it: the sample, and the token's position, text and group."""
+        prompt, position = self.prompts[reading], self.pack.positions[place]
+        return prompt.sample.id, position, prompt.tokens.texts[position], self.groups[place]
 
     def who(self, place: int) -> str:
         """Sample, token and position at a place, for a reader."""
