@@ -33,7 +33,7 @@ class Seen:
         self.heavy: set[int] = set()  # priorities of rows with a massive activation
 
     def update(self, group: str, x: Tensor, image: str, priorities: Tensor, labels: Tensor, ordinary: Tensor) -> None:
-        """x (n, d): rows of one image. labels (n, 2): image and fold, the same for all. ordinary (n,): has no massive activation."""
+        """x (n, d): rows of one image. labels (n, 2): image and fold, the same for all. ordinary (n,): is not massive."""
         fold = int(labels[0, 1])
         for to in (group, "all"):
             self.cosines[RAW][to][fold].update(x, image)

@@ -90,7 +90,7 @@ class Geometry:
             self._pairs[group][fold].update(x, y)
             self._see("raw", case, group, places, x, now)
             self._apart["raw"].add(group, fold, x, y, [p in now for p in places], [p in now or p in then for p in places])
-            if self._shuffling(x.shape[1]):
+            if self._shuffling(before.shape[1]):
                 self._shuffled.add(case.image, group, x, y)
 
     def finish(self, case: Passing, raw: Tensor, normed: Tensor) -> None:
@@ -156,11 +156,10 @@ class Geometry:
     def leave(self, block: int) -> None:
         """All cases have passed this block."""
         self._close()
-        apart, raw = self._apart["raw"], {}
+        apart, raw, thorough = self._apart["raw"], {}, self.thorough(max(map(_width, self._pairs.values())))
         for group, total, of_groups in _with_all(self._pairs):
-            thorough = self.thorough(total.x.d)
 
-            def find(pairs: PairSums, k: int | None, group: str = group, thorough: bool = thorough) -> dict[Any, Value]:
+            def find(pairs: PairSums, k: int | None, group: str = group) -> dict[Any, Value]:
                 variants = thorough or (k is None and apart.any(group))
                 which = Which(spectrum=k is None, variants=variants)
                 found = pair_values(pairs, apart.pairs(group, k), variants)
@@ -170,8 +169,9 @@ class Geometry:
             self._note_all(block, group, found)
             raw[group] = found
         for group, folds in self._pairs.items():
-            self._note_all(block, group, held_out_values(folds, apart.by_fold(group), self.thorough(_width(folds))))
-        self._note_shuffled(block, raw)
+            self._note_all(block, group, held_out_values(folds, apart.by_fold(group), thorough))
+        if self._shuffling(max(map(_width, self._pairs.values()))):
+            self._note_shuffled(block, raw)
         self._note_seen(block, "raw")
         self._follow()
 
@@ -205,8 +205,6 @@ class Geometry:
     def _note_shuffled(self, block: int, raw: Mapping[str, Mapping[tuple[str, str], Estimate]]) -> None:
         """The floors, what is above them, and the same as a null."""
         for group in SHUFFLED:
-            if not self._shuffling(_width(self._pairs[group])):
-                continue
             for name, floor in self._shuffled.values(group).items():
                 self._note(name, block, group, RAW, Estimate(floor), protocol="null: pairs")
                 if name != "cka":

@@ -1,7 +1,6 @@
 """placeholder"""
 
 
-
 def massive(state, of_sample):
     if float(state.abs().max()) <= 100:
         return []

@@ -52,7 +52,7 @@ class Joint(Sums):
         self.kw += sign * (k @ w)
 
     def add_to(self, sums: Joint, x: Scatter, sign: int = 1) -> None:
-        """These pairs too, into the others (or out of them): z, w of theirs are those of these plus a and b. x: sums over these z."""
+        """These pairs too, into the others (or out of them): their z, w are those of these plus a and b. x: sums over these z."""
         a, b, n = self.of_x - sums.of_x, self.of_y - sums.of_y, self.n
         c, aa, bb = b - a, a @ a, b @ b
         z1, k1, l1 = x.s, x.k1, self.l1
