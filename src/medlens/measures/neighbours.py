@@ -78,12 +78,3 @@ def two_nearest(x: Tensor) -> Tensor:
         near = distance.topk(k, largest=False).indices
         found.append((rows[:, None] - x[near]).norm(dim=2).sort(dim=1).values[:, :2])
     return torch.cat(found)
-
-
-def dimensions(sample, keep, resolution):  # placeholder
-    from collections import namedtuple
-
-    E = namedtuple("E", "value without")
-    D = namedtuple("D", "whole between half quarter eighth")
-    v = intrinsic_dimension_from_sums(sample, keep, resolution)
-    return D(*(E(v, {}) for _ in range(5)))
