@@ -30,11 +30,13 @@ class Table:
     def __init__(self, x, y):
         self.x, self.y = x, y
         self.image = torch.arange(len(x)) % IMAGES
+        self.labels = torch.stack([self.image, self.image % 3], 1)
         self.priority = torch.randperm(len(x), generator=torch.Generator().manual_seed(9))
 
     def __getitem__(self, rows):
         part = copy.copy(self)
         part.x, part.y, part.image, part.priority = self.x[rows], self.y[rows], self.image[rows], self.priority[rows]
+        part.labels = self.labels[rows]
         return part
 
 
@@ -62,7 +64,7 @@ def feed(sums, part):
         for image in part.image.unique().tolist():
             sums.update(part.x[part.image == image], image)
     else:
-        sums.update(part.x, part.priority)
+        sums.update(part.x, part.priority, part.labels)
     return sums
 
 
@@ -546,6 +548,7 @@ def test_row_sample_is_bounded_and_independent_of_order_and_split(cap, at, order
         mine = sums.priorities.sort()
         assert torch.equal(mine.values, rows.priority[kept])
         assert torch.equal(sums.rows[mine.indices], rows.x[kept])  # each row with its own priority
+        assert torch.equal(sums.labels[mine.indices], rows.labels[kept])  # and its own image and fold
     # Not only the same set: TwoNN's digits depend on the order of rows, so it is the same too.
     assert torch.equal(grown.rows, parts[0].rows)
 
@@ -582,6 +585,18 @@ def test_a_priority_for_every_row():
         sums = empty("rows", 5)
         with pytest.raises(ValueError):
             sums.update(rows.x, priorities)
+
+
+def test_labels_of_every_row():
+    rows = table()
+    for labels in (rows.labels[:-1], rows.labels[:, :1], rows.image):
+        sums = empty("rows", 5)
+        with pytest.raises(ValueError, match="labels"):
+            sums.update(rows.x, rows.priority, labels)
+        assert sums.seen == 0
+    sums = empty("rows", 5)
+    sums.update(rows.x, rows.priority)
+    assert sums.labels.tolist() == [[0, 0]] * 5
 
 
 # CosineSums.
