@@ -32,6 +32,7 @@ NAMES = [
     "forecast",
     "forward",
     "intrinsic_dimension",
+    "intrinsic_dimension_between",
     "linearity",
     "linearity_of_update",
     "load",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medlens.measures import cka as cka
     from medlens.measures import effective_rank as effective_rank
     from medlens.measures import intrinsic_dimension as intrinsic_dimension
+    from medlens.measures import intrinsic_dimension_between as intrinsic_dimension_between
     from medlens.measures import linearity as linearity
     from medlens.measures import linearity_of_update as linearity_of_update
     from medlens.measures import mean_cosine as mean_cosine
@@ -53,8 +54,8 @@ _HOMES = {
     "medlens.data": ("read",),
     "medlens.errors": ("MedlensError",),
     "medlens.measures": (
-        "MEASURES", "anisotropy", "cka", "effective_rank", "intrinsic_dimension", "linearity", "linearity_of_update",
-        "mean_cosine", "mean_cosine_between", "participation_ratio",
+        "MEASURES", "anisotropy", "cka", "effective_rank", "intrinsic_dimension", "intrinsic_dimension_between",
+        "linearity", "linearity_of_update", "mean_cosine", "mean_cosine_between", "participation_ratio",
     ),
     "medlens.models": ("load",),
     "medlens.models.base": ("Model",),

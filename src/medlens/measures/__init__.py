@@ -18,6 +18,7 @@ from medlens.measures.linear import (
     linearity_of_update_from_sums,
 )
 from medlens.measures.neighbours import intrinsic_dimension, intrinsic_dimension_from_sums
+from medlens.measures.neighbours import intrinsic_dimension_between as intrinsic_dimension_between
 from medlens.measures.spectrum import (
     anisotropy,
     anisotropy_from_sums,

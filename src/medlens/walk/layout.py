@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from medlens.measures.floor import in_rings
 from medlens.walk.cases import Case, folds_of
 
 
@@ -37,11 +38,4 @@ def rings(fold_of: Mapping[str, int]) -> list[list[str]]:
     of_fold: dict[int, list[str]] = defaultdict(list)
     for image, fold in fold_of.items():
         of_fold[fold].append(image)
-    found: list[list[str]] = []
-    for fold in sorted(of_fold):
-        images = of_fold[fold]
-        pairs = [images[k : k + 2] for k in range(0, len(images), 2)]
-        if len(pairs) > 1 and len(pairs[-1]) == 1:
-            pairs[-2:] = [pairs[-2] + pairs[-1]]
-        found += pairs
-    return found
+    return [ring for fold in sorted(of_fold) for ring in in_rings(of_fold[fold])]
