@@ -59,8 +59,8 @@ class Restricted:
 
 
 def subgroups_of(laid: Sequence[Case], by: Sequence[str], folds: int) -> dict[str, Subgroup]:
-    """By name ("modality=CT"), in the order of `by` and of their values. laid: all cases of a study. Raises BadInput for a field that
-    no sample has, or one of more than 20 values that are no numbers."""
+    """By name ("modality=CT"), in the order of `by` and of their values. laid: all cases of a study. Raises BadInput for a field
+    that no sample has, or one of more than 20 values that are no numbers."""
     samples = {prompt.sample.id: prompt.sample for case in laid for prompt in case.prompts}
     found: dict[str, Subgroup] = {}
     for field in dict.fromkeys(by):
