@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from medlens._nulls import walked_nulls
 from medlens.budget import BASE_MEMORY
 from medlens.data.intake import Intake
-from medlens.instruments.geometry import Geometry, geometry_bytes
+from medlens.instruments.geometry import Geometry, Size, geometry_bytes
+from medlens.instruments.own import own_bytes
 from medlens.measures.neighbours import CHUNK, two_nearest
 from medlens.models.base import Model
 from medlens.plan import Plan
@@ -21,6 +23,7 @@ from medlens.walk.forward import steps
 from medlens.walk.generate import answer_prompt, decoding_of
 from medlens.walk.room import STATE_BYTES, Room
 from medlens.walk.speak import price
+from medlens.walk.subgroups import subgroups_of
 
 BASE_DISK = 3 * 2**20  # tables, charts and the report without pictures
 REPORT_SECONDS = 5.0  # drawing the charts
@@ -54,11 +57,16 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     share = tokens / len(laid[0].pack.ids)
     walking = pilot.enter * len(laid) + model.depth * (pilot.bring + pilot.block * share) + (model.depth + 1) * pilot.leave
     answering = _answering(model, prompts, plan, pilot, walking) if plan.answers == "generate" else 0.0
-    seconds = answering + walking + _factorising(model, laid) + _neighbours(model, laid, plan) + REPORT_SECONDS
+    subgroups = subgroups_of(laid, plan.by, plan.folds)
+    views = [[subgroup.view(case) for case in laid] for subgroup in subgroups.values()]
+    walks = 1 + len(walked_nulls(plan))
+    reading = walks * (_factorising(model, laid) + _neighbours(model, laid, plan))
+    reading += sum(_factorising(model, own) + _neighbours(model, own, plan) for own in views)
+    seconds = answering + walks * walking + reading + REPORT_SECONDS
     pictures = sum(len(data) for _, data in intake.pictures.values())
     return Forecast(
         len(prompts), len(intake.pictures), tokens, sum(len(p.tokens) for p in prompts), round(seconds, 1),
-        _memory(model, laid, plan), BASE_DISK + 3 * pictures, _scratch(model, laid, plan),
+        _memory(model, laid, plan, views), BASE_DISK + 3 * pictures, _scratch(model, laid, plan),
     )  # fmt: skip
 
 
@@ -134,9 +142,12 @@ def _neighbours(model: Model, laid: Sequence[Case], plan: Plan) -> float:
     return sum(one * n**2 for n in rows) * (model.depth + 2)
 
 
-def _memory(model: Model, laid: Sequence[Case], plan: Plan) -> int:
+def _memory(model: Model, laid: Sequence[Case], plan: Plan, views: Sequence[Sequence[Case]] = ()) -> int:
     """Bytes, at the most expensive moment: all cases entering, one of them in a block beside the sums, or the sums being read."""
-    sums, longest = geometry_bytes(_counts(laid), model.width, plan, model.dtype.itemsize), max(len(case.pack.ids) for case in laid)
+    read = [_counts(each) for each in (laid, *views)]
+    sizes = [geometry_bytes(counts, model.width, plan, model.dtype.itemsize) for counts in read]
+    held = sum(own_bytes(counts, model.width, plan, model.dtype.itemsize) for counts in read)
+    sums, longest = Size(held + sum(s.held for s in sizes), max(s.reading for s in sizes)), max(len(case.pack.ids) for case in laid)
     inner = max((getattr(model.text_config, "intermediate_size", 0) or 0), model.width)
     active = longest * (4 * inner + 12 * model.width) * model.dtype.itemsize + longest**2 * 8
     if model.weights is None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
 from medlens.findings import Findings
 from medlens.instruments.geometry import Geometry
+from medlens.instruments.own import OwnMeasures
 from medlens.plan import Plan
 from medlens.stats.flat import need, nested, parts
+from medlens.types import Row, Value
 from medlens.walk.cases import Case
 from medlens.walk.layout import Layout
+from medlens.walk.subgroups import Restricted, Subgroup
 
 
 class Instrument(Protocol):
@@ -70,7 +74,39 @@ def _nested(found: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: tensor for own, tensors in found.items() for name, tensor in nested(own, tensors).items()}
 
 
-def instruments_for(plan: Plan, layout: Layout) -> Instruments:
-    """Those of the plan. layout: empty where only sums are taken."""
+class _Said(Findings):
+    """Hands rows on, with what is to be said of their intervals."""
+
+    def __init__(self, to: Findings, words: str) -> None:
+        super().__init__()
+        self._to, self._words = to, words
+
+    def add(self, row: Row, without: Mapping[int, Value] | None = None) -> None:
+        note = "; ".join(filter(None, (row.note, self._words)))
+        self._to.add(row if row.low is None else row._replace(note=note), without)
+
+
+def instruments_for(plan: Plan, layout: Layout, subgroups: Mapping[str, Subgroup] | None = None) -> Instruments:
+    """Those of the plan. layout: empty where only sums are taken. subgroups: each is read as well, with intervals corrected for how
+    many there are (Bonferroni)."""
     findings = Findings()
-    return Instruments({"geometry": Geometry(plan, layout, findings)}, findings)
+    named = _named(plan, layout, findings)
+    confidence = 1 - 0.05 / max(1, len(subgroups or {}))
+    for group, subgroup in (subgroups or {}).items():
+        said = _Said(findings, f"interval at {100 * confidence:.4g} %: {len(subgroups or {})} subgroups looked at")
+        own = _named(plan, subgroup.layout, said, group=group, confidence=confidence)
+        named |= {f"{name} {group}": cast(Instrument, Restricted(one, subgroup)) for name, one in own.items()}
+    return Instruments(named, findings)
+
+
+def _named(plan: Plan, layout: Layout, findings: Findings, **how: Any) -> dict[str, Instrument]:
+    found: dict[str, Instrument] = {"geometry": Geometry(plan, layout, findings, **how)}
+    if plan.measures:
+        found["own"] = OwnMeasures(plan, layout, findings, **how)
+    return found
+
+
+def null_instruments(plan: Plan, layout: Layout, null: str) -> Instruments:
+    """Geometry alone, its rows called a null's."""
+    findings = Findings()
+    return Instruments({"geometry": Geometry(replace(plan, nulls=()), layout, findings, protocol=f"null: {null}")}, findings)

@@ -19,6 +19,7 @@ import polars as pl
 from medlens import _record, store
 from medlens._forecast import foresee
 from medlens._instruments import instruments_for
+from medlens._nulls import refuse_walked_nulls
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens._share import Share, part_of, read_part, write_share
 from medlens.budget import Meter
@@ -30,6 +31,7 @@ from medlens.types import Sample
 from medlens.unfinished import check_identity, explained, locked, writing
 from medlens.walk.cases import cases
 from medlens.walk.layout import Layout
+from medlens.walk.subgroups import refuse_subgroups
 
 RANKS = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"), ("RANK", "WORLD_SIZE", ""))
 
@@ -48,6 +50,8 @@ def study_shard(
     The same share again goes on where it was. Raises what `study` raises.
     """
     number, of = shard_of(shard)
+    refuse_walked_nulls(plan)
+    refuse_subgroups(plan.by)
     out, watcher = Path(out), watcher or Nobody()
     store.check_place(out)
     folder = out.absolute().with_name(f"{out.name}.shards") / f"{number}-of-{of}"

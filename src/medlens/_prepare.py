@@ -19,6 +19,7 @@ from medlens.data.dicom import through
 from medlens.data.images import open_image
 from medlens.data.intake import Intake, take_in
 from medlens.errors import BadData, BadInput
+from medlens.instruments.own import sources
 from medlens.models import MOST, Model, load
 from medlens.models import prompt as prompts_
 from medlens.phantom import questions
@@ -83,6 +84,8 @@ def prepare(
     prompts, intake = _prompts(loaded, intake, plan, watcher, None if scratch is None else Spill(scratch))
     identity = {"plan": _hash(plan.what()), "weights": _record.fingerprint(loaded), "data": intake.fingerprint}
     identity["version"] = version("medlens")
+    if plan.measures:
+        identity["measures"] = _hash(sources(plan.measures))
     return Prepared(loaded, intake, prompts, plan, data_name, unread, identity)
 
 

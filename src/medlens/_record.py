@@ -124,11 +124,13 @@ def command_line(model: str, data: str, plan: Plan) -> str:
     words = ["medlens study", model if is_phantom(model) else "$MODEL", "phantom" if data == "phantom" else "$DATA"]
     changed = [f.name for f in fields(Plan) if getattr(plan, f.name) != f.default]
     said = public_plan(plan)
-    return " ".join([*words, *(_flag(name, said[name]) for name in changed), "--out RUN"])
+    return " ".join(filter(None, [*words, *(_flag(name, said[name]) for name in changed), "--out RUN"]))
 
 
 def _flag(name: str, value: Any) -> str:
     flag = f"--{name.replace('_', '-')}"
+    if name in ("nulls", "measures", "by"):
+        return " ".join(f"--{name.removesuffix('s')} {shlex.quote(word)}" for word in value if word != "pairs")
     if name == "stop":
         return " ".join(f"{flag} {shlex.quote(word)}" for word in value)
     if name == "window":

@@ -13,21 +13,24 @@ from medlens import _record, store
 from medlens._answering import answer_prompts
 from medlens._crew import Processes
 from medlens._forecast import Forecast, foresee
-from medlens._instruments import Instruments, instruments_for
+from medlens._instruments import Instruments, instruments_for, null_instruments
+from medlens._nulls import null_walks, refuse_walked_nulls
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens.budget import Meter, bytes_of, readable
 from medlens.errors import BadInput, CannotWrite
 from medlens.findings import Findings
+from medlens.instruments.own import own_measures
 from medlens.models import Model
 from medlens.plan import Plan
 from medlens.report import write_report
 from medlens.types import Answer, Sample
 from medlens.unfinished import Unfinished, explained, remove_rests, unfinished
-from medlens.walk.cases import Prompt, cases
+from medlens.walk.cases import Case, cases
 from medlens.walk.forward import steps
 from medlens.walk.layout import Layout, layout_of
 from medlens.walk.room import Files
 from medlens.walk.shares import shares
+from medlens.walk.subgroups import refuse_subgroups, subgroups_of
 
 
 def study(
@@ -48,6 +51,10 @@ def study(
     """
     began, watcher, out = time.monotonic(), watcher or Nobody(), Path(out)
     scratch, shared = _scratch(out, plan), plan.workers > 1 or plan.cluster is not None
+    own_measures(plan.measures)
+    if shared:
+        refuse_walked_nulls(plan)
+        refuse_subgroups(plan.by)
     with Meter() as meter, explained(out):
         named = _named(model, samples) if shared else None
         prepared = prepare(model, samples, plan, watcher, scratch, light=shared)
@@ -93,14 +100,18 @@ def _alone(prepared: Prepared, work: Unfinished, watcher: Watcher, clock: _Clock
         watcher.begin("answering", len(prepared.prompts))
         answers, prompts = answer_prompts(prepared, prepared.prompts, work, watcher.tick)
     with clock("walking"):
-        return answers, _walk(prepared, prompts, work, watcher)
+        model, plan, laid = prepared.model, prepared.plan, cases(prepared.model, prompts)
+        layout = layout_of(laid, plan.folds)
+        findings = _walk(model, laid, instruments_for(plan, layout, subgroups_of(laid, plan.by, plan.folds)), work, watcher)
+        for null, other, shown in null_walks(model, prompts, plan, work.scratch):
+            found = _walk(other, cases(other, shown), null_instruments(plan, layout, null), work.within(f"null-{null}"), watcher)
+            findings.rows += found.rows
+            findings.left_out += found.left_out
+        return answers, findings
 
 
-def _walk(prepared: Prepared, prompts: list[Prompt], work: Unfinished, watcher: Watcher) -> Findings:
+def _walk(model: Model, laid: list[Case], reading: Instruments, work: Unfinished, watcher: Watcher) -> Findings:
     """What is found in all blocks. Goes on behind the last block that was finished, if its states are there."""
-    model = prepared.model
-    laid = cases(model, prompts)
-    reading = instruments_for(prepared.plan, layout_of(laid, prepared.plan.folds))
     room = Files(work.scratch, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
     noted = work.progress
     if noted and (noted["state"] > model.depth or room.holds(noted["state"])):
@@ -111,7 +122,7 @@ def _walk(prepared: Prepared, prompts: list[Prompt], work: Unfinished, watcher: 
         watcher.tick()
     if room.begun <= model.depth:
         for passed in steps(model, laid, [reading], watcher.tick, room):
-            _finish(reading, passed, prepared, work)
+            _finish(reading, passed, model.depth, work)
     return reading.findings
 
 
@@ -136,13 +147,13 @@ def _together(prepared: Prepared, named: tuple[str, str], work: Unfinished, watc
                 for part in crew.parts(block):
                     reading.take(part)
                     watcher.tick()
-                _finish(reading, block, prepared, work)
+                _finish(reading, block, model.depth, work)
     return answers, reading.findings
 
 
-def _finish(reading: Instruments, passed: int, prepared: Prepared, work: Unfinished) -> None:
+def _finish(reading: Instruments, passed: int, depth: int, work: Unfinished) -> None:
     """All have passed a block, or left the last one: read the sums, and note what was found."""
-    (reading.leave if passed < prepared.model.depth else reading.conclude)(passed)
+    (reading.leave if passed < depth else reading.conclude)(passed)
     work.note({"state": passed + 1, "found": reading.findings.noted()})
 
 

@@ -29,6 +29,13 @@ class Unfinished:
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder, self.scratch = folder, scratch
 
+    def within(self, name: str) -> Unfinished:
+        """A part of the work with a progress and files of its own, so that they are not taken for another's."""
+        inner = Unfinished(self.folder / name, self.scratch / name)
+        inner.folder.mkdir(exist_ok=True)
+        inner.scratch.mkdir(exist_ok=True)
+        return inner
+
     @property
     def progress(self) -> dict[str, Any]:
         """What was noted when the last block was finished; empty before that."""

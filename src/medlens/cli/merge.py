@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ def command(
     from medlens.cli.progress import Bars
     from medlens.cli.study import say_run
 
+    sys.path.insert(0, str(Path.cwd()))  # where measures of the user's own lie
     with Bars() as bars:
         bars.begin("importing torch", 1)
         import medlens

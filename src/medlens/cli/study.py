@@ -27,6 +27,13 @@ def command(
     max_new_tokens: options.MaxNewTokens = 16,
     vision_tower: options.VisionTower = "external",
     adapter: options.Adapter = None,
+    null: Annotated[
+        list[str] | None, typer.Option(help="Another null beside shuffled pairs: `weights` or `noise`; a walk each. Repeatable.")
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="A field or tag; each of its values gets rows of its own. Repeatable.")
+    ] = None,
+    measure: Annotated[list[str] | None, typer.Option(help="One of your own, as module:function. Repeatable.")] = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
@@ -49,8 +56,10 @@ def command(
         limit=limit, seed=seed, question=question, window=window_of(window),
         answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
         skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
+        nulls=tuple(dict.fromkeys(("pairs", *(null or ())))), by=tuple(by or ()), measures=tuple(measure or ()),
         memory=memory, scratch=scratch, workers=workers, cluster=cluster,
     )  # fmt: skip
+    sys.path.insert(0, str(Path.cwd()))  # where measures of the user's own lie
     with Bars() as bars:
         bars.begin("importing torch", 1)
         import medlens
