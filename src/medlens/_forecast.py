@@ -53,7 +53,8 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     pilot = _pilot(model, laid[0], plan)
     share = tokens / len(laid[0].pack.ids)
     walking = pilot.enter * len(laid) + model.depth * (pilot.bring + pilot.block * share) + (model.depth + 1) * pilot.leave
-    answering = _answering(model, prompts, plan, pilot, walking) if plan.answers == "generate" else 0.0
+    speaking = plan.answers == "generate" and plan.protocol == "sound"
+    answering = _answering(model, prompts, plan, pilot, walking) if speaking else 0.0
     seconds = answering + walking + _factorising(model, laid) + _neighbours(model, laid, plan) + REPORT_SECONDS
     pictures = sum(len(data) for _, data in intake.pictures.values())
     return Forecast(
@@ -154,5 +155,5 @@ def _scratch(model: Model, laid: Sequence[Case], plan: Plan) -> int:
     states = 2 * sum(len(case.pack.ids) for case in laid) * model.width * STATE_BYTES
     masks = sum(len(case.pack.ids) ** 2 for case in laid if len(case.prompts) > 1) * model.dtype.itemsize
     rotary = sum(len(case.pack.ids) for case in laid) * 4 * model.width
-    speaking = model.weights is not None and plan.answers == "generate"
+    speaking = model.weights is not None and plan.answers == "generate" and plan.protocol == "sound"
     return states + masks + rotary + (price(model, laid, plan.max_new_tokens).kept if speaking else 0)

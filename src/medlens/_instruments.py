@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from medlens.findings import Findings
 from medlens.instruments.geometry import Geometry
+from medlens.instruments.published import Published
 from medlens.plan import Plan
 from medlens.stats.flat import need, nested, parts
-from medlens.walk.cases import Case
+from medlens.walk.cases import Case, Prompt
+from medlens.walk.choice import choice_of
 from medlens.walk.layout import Layout
 
 
@@ -70,7 +72,9 @@ def _nested(found: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: tensor for own, tensors in found.items() for name, tensor in nested(own, tensors).items()}
 
 
-def instruments_for(plan: Plan, layout: Layout) -> Instruments:
-    """Those of the plan. layout: empty where only sums are taken."""
+def instruments_for(plan: Plan, layout: Layout, prompts: Sequence[Prompt] = ()) -> Instruments:
+    """Those of the plan. layout, and prompts (all of the study, in its order): empty where only sums are taken."""
     findings = Findings()
+    if plan.protocol == "published":
+        return Instruments({"published": Published(plan, choice_of(prompts), findings)}, findings)
     return Instruments({"geometry": Geometry(plan, layout, findings)}, findings)

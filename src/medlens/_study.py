@@ -100,7 +100,7 @@ def _walk(prepared: Prepared, prompts: list[Prompt], work: Unfinished, watcher: 
     """What is found in all blocks. Goes on behind the last block that was finished, if its states are there."""
     model = prepared.model
     laid = cases(model, prompts)
-    reading = instruments_for(prepared.plan, layout_of(laid, prepared.plan.folds))
+    reading = instruments_for(prepared.plan, layout_of(laid, prepared.plan.folds), prompts)
     room = Files(work.scratch, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
     noted = work.progress
     if noted and (noted["state"] > model.depth or room.holds(noted["state"])):
@@ -163,6 +163,8 @@ def _named(model: object, samples: object) -> tuple[str, str]:
 
 def _in_order(prepared: Prepared, of_shares: list[list[Answer]]) -> list[Answer | None]:
     """The answers of all shares, in the order of the samples."""
+    if prepared.plan.protocol == "published":
+        return [None for _ in prepared.prompts]
     if prepared.plan.answers == "given":
         return [None if p.sample.answer is None else Answer(p.sample.answer) for p in prepared.prompts]
     laid = cases(prepared.model, prepared.prompts)
