@@ -82,7 +82,7 @@ def published_dimension(x: Tensor) -> Value:
         return Value.undefined(n, f"{kept} ratios above 1, of which a fifth is fitted")
     log_mu = mu[dropped : dropped + fitted].log()
     i = torch.arange(dropped + 1, dropped + fitted + 1, dtype=torch.float64, device=x.device)
-    note = f"{dropped} rows dropped, as duplicates mostly, and still counted" if dropped else ""
+    note = f"{dropped} rows dropped (repeats, or next to a row and its repeat) and still counted" if dropped else ""
     return Value(float(-torch.log1p(-i / n) @ log_mu / (log_mu @ log_mu)), n, note)
 
 
