@@ -16,8 +16,13 @@ from medlens.walk.generate import answer_prompt, answers, decoding_of
 def answer_prompts(
     prepared: Prepared, prompts: Sequence[Prompt], work: Unfinished, tick: Callable[[], None]
 ) -> tuple[Sequence[Answer | None], list[Prompt]]:
-    """Each prompt's answer (None where the data are to give it and do not), and the prompts with the answers behind them. What is
+    """Each prompt's answer (None where the data are to give it and do not, and with protocol "published", which measures prompts
+    alone), and the prompts with the answers behind them. What is
     written already is not asked again."""
+    if prepared.plan.protocol == "published":
+        for _ in prompts:
+            tick()
+        return [None] * len(prompts), list(prompts)
     found = _given(prompts) if prepared.plan.answers == "given" else work.answers()
     for _ in found:
         tick()

@@ -56,7 +56,8 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     pilot = _pilot(model, laid[0], plan)
     share = tokens / len(laid[0].pack.ids)
     walking = pilot.enter * len(laid) + model.depth * (pilot.bring + pilot.block * share) + (model.depth + 1) * pilot.leave
-    answering = _answering(model, prompts, plan, pilot, walking) if plan.answers == "generate" else 0.0
+    speaking = plan.answers == "generate" and plan.protocol == "sound"
+    answering = _answering(model, prompts, plan, pilot, walking) if speaking else 0.0
     subgroups = subgroups_of(laid, plan.by, plan.folds)
     views = [[subgroup.view(case) for case in laid] for subgroup in subgroups.values()]
     walks = 1 + len(walked_nulls(plan))
@@ -165,5 +166,5 @@ def _scratch(model: Model, laid: Sequence[Case], plan: Plan) -> int:
     states = 2 * sum(len(case.pack.ids) for case in laid) * model.width * STATE_BYTES
     masks = sum(len(case.pack.ids) ** 2 for case in laid if len(case.prompts) > 1) * model.dtype.itemsize
     rotary = sum(len(case.pack.ids) for case in laid) * 4 * model.width
-    speaking = model.weights is not None and plan.answers == "generate"
+    speaking = model.weights is not None and plan.answers == "generate" and plan.protocol == "sound"
     return states + masks + rotary + (price(model, laid, plan.max_new_tokens).kept if speaking else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -11,10 +11,12 @@ from torch import Tensor
 from medlens.findings import Findings
 from medlens.instruments.geometry import Geometry
 from medlens.instruments.own import OwnMeasures
+from medlens.instruments.published import Published
 from medlens.plan import Plan
 from medlens.stats.flat import need, nested, parts
 from medlens.types import Row, Value
-from medlens.walk.cases import Case
+from medlens.walk.cases import Case, Prompt
+from medlens.walk.choice import choice_of
 from medlens.walk.layout import Layout
 from medlens.walk.subgroups import Restricted, Subgroup
 
@@ -86,10 +88,14 @@ class _Said(Findings):
         self._to.add(row if row.low is None else row._replace(note=note), without)
 
 
-def instruments_for(plan: Plan, layout: Layout, subgroups: Mapping[str, Subgroup] | None = None) -> Instruments:
-    """Those of the plan. layout: empty where only sums are taken. subgroups: each is read as well, with intervals corrected for how
-    many there are (Bonferroni)."""
+def instruments_for(
+    plan: Plan, layout: Layout, prompts: Sequence[Prompt] = (), subgroups: Mapping[str, Subgroup] | None = None
+) -> Instruments:
+    """Those of the plan. layout, and prompts (all of the study, in its order): empty where only sums are taken. subgroups: each is
+    read as well, with intervals corrected for how many there are (Bonferroni)."""
     findings = Findings()
+    if plan.protocol == "published":
+        return Instruments({"published": Published(plan, choice_of(prompts), findings)}, findings)
     named = _named(plan, layout, findings)
     confidence = 1 - 0.05 / max(1, len(subgroups or {}))
     for group, subgroup in (subgroups or {}).items():

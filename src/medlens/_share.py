@@ -57,7 +57,7 @@ class Share:
         here; where they are gone, it walks there again."""
         model, plan = self.prepared.model, self.prepared.plan
         laid = cases(model, told)
-        reading = instruments_for(plan, self.layout)
+        reading = instruments_for(plan, self.layout, self.prepared.prompts)
         room = Files(self.folder, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
         room.begun = begun if room.holds(begun) else 0
         for passed in steps(model, laid, [reading], tick, room):

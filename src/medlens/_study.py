@@ -102,7 +102,8 @@ def _alone(prepared: Prepared, work: Unfinished, watcher: Watcher, clock: _Clock
     with clock("walking"):
         model, plan, laid = prepared.model, prepared.plan, cases(prepared.model, prompts)
         layout = layout_of(laid, plan.folds)
-        findings = _walk(model, laid, instruments_for(plan, layout, subgroups_of(laid, plan.by, plan.folds)), work, watcher)
+        reading = instruments_for(plan, layout, prompts, subgroups_of(laid, plan.by, plan.folds))
+        findings = _walk(model, laid, reading, work, watcher)
         for null, other, shown in null_walks(model, prompts, plan, work.scratch):
             found = _walk(other, cases(other, shown), null_instruments(plan, layout, null), work.within(f"null-{null}"), watcher)
             findings.rows += found.rows
@@ -174,6 +175,8 @@ def _named(model: object, samples: object) -> tuple[str, str]:
 
 def _in_order(prepared: Prepared, of_shares: list[list[Answer]]) -> list[Answer | None]:
     """The answers of all shares, in the order of the samples."""
+    if prepared.plan.protocol == "published":
+        return [None for _ in prepared.prompts]
     if prepared.plan.answers == "given":
         return [None if p.sample.answer is None else Answer(p.sample.answer) for p in prepared.prompts]
     laid = cases(prepared.model, prepared.prompts)

@@ -84,6 +84,8 @@ class Plan:
 
         self._need(self.folds >= 1, "folds", "at least 1")
         self._need(self.protocol in ("sound", "published"), "protocol", "'sound' or 'published'")
+        beside = self.by or self.measures or set(self.nulls) - {"pairs"}
+        self._need(self.protocol == "sound" or not beside, "protocol", "'sound' for subgroups, nulls and measures of your own")
         self._need(set(self.nulls) <= set(NULLS), "nulls", f"some of {', '.join(NULLS)}")
         self._need(self.workers >= 1, "workers", "at least 1")
         if self.memory is not None:

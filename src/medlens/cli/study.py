@@ -25,6 +25,9 @@ def command(
     seed: options.Seed = 0,
     answers: Annotated[str, typer.Option(help="`generate` them, or take those `given` by the data.")] = "generate",
     max_new_tokens: options.MaxNewTokens = 16,
+    protocol: Annotated[
+        str, typer.Option(help="`sound`, or `published`: the choices and the arithmetic of the published study, without answers.")
+    ] = "sound",
     vision_tower: options.VisionTower = "external",
     adapter: options.Adapter = None,
     null: Annotated[
@@ -54,7 +57,7 @@ def command(
 
     plan = Plan(
         limit=limit, seed=seed, question=question, window=window_of(window),
-        answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
+        answers=answers, max_new_tokens=max_new_tokens, protocol=protocol, device=device, dtype=dtype,  # pyright: ignore
         skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
         nulls=tuple(dict.fromkeys(("pairs", *(null or ())))), by=tuple(by or ()), measures=tuple(measure or ()),
         memory=memory, scratch=scratch, workers=workers, cluster=cluster,
