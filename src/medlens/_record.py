@@ -129,7 +129,8 @@ def command_line(model: str, data: str, plan: Plan) -> str:
 
 def _flag(name: str, value: Any) -> str:
     flag = f"--{name.replace('_', '-')}"
-    if name == "stop":
+    if name in ("stop", "claims"):  # a flag for each
+        flag = flag.removesuffix("s")
         return " ".join(f"{flag} {shlex.quote(word)}" for word in value)
     if name == "window":
         return f"{flag} {value[0]:g},{value[1]:g}"

@@ -37,6 +37,7 @@ def command(
     shard: Annotated[
         str | None, typer.Option(help="Only one share, such as 3/16, or `env` in a job array; then `medlens merge`.")
     ] = None,
+    claim: options.Claims = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the price, write nothing.")] = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -50,6 +51,7 @@ def command(
         answers=answers, max_new_tokens=max_new_tokens, device=device, dtype=dtype,  # pyright: ignore
         skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
         memory=memory, scratch=scratch, workers=workers, cluster=cluster,
+        claims=tuple(claim or ()),
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)
