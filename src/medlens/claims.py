@@ -139,14 +139,16 @@ def _missing(claim: Claim, found: _Curves) -> _Figure | None:
             return _open(f"{of} was not measured in this run" + (f" by protocol {found.protocol}" * (found.protocol != "sound")))
         if len(curve.folds) < 2:
             undefined = not np.isfinite(curve.values).any()
-            return _open(_why(curve) if undefined else f"no intervals under this protocol ({found.protocol}), or fewer than two folds")
+            return _open(
+                _why(curve) if undefined else f"no intervals under this protocol ({found.protocol}), or fewer than two folds"
+            )
     return None
 
 
 def _judged(claim: Claim, found: _Curves) -> _Figure:
     curve = found.get(claim.of)
     other = found.get(claim.other) if claim.other else None
-    assert curve is not None  # noqa: S101 (said by _missing)
+    assert curve is not None
     if claim.what in ("falls", "rises"):
         return _slope(curve.within(claim.span), claim.what == "falls")
     if claim.what in ("below", "above"):
@@ -177,7 +179,9 @@ def _slope(curve: Curve, falls: bool) -> _Figure:
     low, high = value - half, value + half
     holds, contradicted = (high < 0, low > 0) if falls else (low > 0, high < 0)
     note = f"slope per layer over layers {sure.layers[0]} to {sure.layers[-1]}"
-    return _Figure(_said(holds, contradicted), value, low, high, count, note + (_and_why(curve) if count < len(curve.layers) else ""))
+    return _Figure(
+        _said(holds, contradicted), value, low, high, count, note + (_and_why(curve) if count < len(curve.layers) else "")
+    )
 
 
 # ---- one side of a number, or of another curve
@@ -205,8 +209,9 @@ def _on_one_side(curve: Curve, other: Curve | float | None, below: bool) -> _Fig
     what = "difference" if isinstance(other, Curve) else "value"
     note = f"{what} at layer {layers[worst]}, the one that decides; intervals hold at all {count} layers together"
     complete = count == len(both)
-    figures = (float(part[worst] + shift) for part in (values, low, high))
-    return _Figure(_said(bool(holds.all()) and complete, bool(contradicted.any())), *figures, count, note + ("" if complete else why))
+    value, least, most = (float(part[worst] + shift) for part in (values, low, high))
+    verdict = _said(bool(holds.all()) and complete, bool(contradicted.any()))
+    return _Figure(verdict, value, least, most, count, note + ("" if complete else why))
 
 
 # ---- peaks
