@@ -50,9 +50,9 @@ class Curve:
     def at(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> Curve:
         """Only these places of it."""
         places = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        layers, values, low, high = (part[places] for part in (self.layers, self.values, self.low, self.high))
+        values, low, high = (part[places] for part in (self.values, self.low, self.high))
         notes = tuple(self.notes[place] for place in places)
-        return Curve(layers, values, low, high, self.n[places], notes, self.folds, self.without[:, places])
+        return Curve(self.layers[places], values, low, high, self.n[places], notes, self.folds, self.without[:, places])
 
 
 def curves(run: Run) -> dict[Key, Curve]:
