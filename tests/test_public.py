@@ -11,6 +11,7 @@ from medlens import errors
 NAMES = [
     "Answer",
     "Answers",
+    "Comparison",
     "Forecast",
     "Forward",
     "MEASURES",
@@ -26,6 +27,7 @@ NAMES = [
     "answer",
     "answer_all",
     "cka",
+    "compare",
     "doctor",
     "effective_rank",
     "errors",
@@ -33,6 +35,7 @@ NAMES = [
     "forward",
     "intrinsic_dimension",
     "intrinsic_dimension_between",
+    "judge",
     "linearity",
     "linearity_of_update",
     "load",

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from medlens._merge import study_shard as study_shard
     from medlens._study import forecast as forecast
     from medlens._study import study as study
+    from medlens.claims import judge as judge
+    from medlens.comparison import Comparison as Comparison
+    from medlens.comparison import compare as compare
     from medlens.data import read as read
     from medlens.errors import MedlensError as MedlensError
     from medlens.measures import MEASURES as MEASURES
@@ -51,6 +54,8 @@ _HOMES = {
     "medlens._forecast": ("Forecast",),
     "medlens._merge": ("merge", "study_shard"),
     "medlens._study": ("forecast", "study"),
+    "medlens.claims": ("judge",),
+    "medlens.comparison": ("Comparison", "compare"),
     "medlens.data": ("read",),
     "medlens.errors": ("MedlensError",),
     "medlens.measures": (

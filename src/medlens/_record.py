@@ -129,10 +129,11 @@ def command_line(model: str, data: str, plan: Plan) -> str:
 
 def _flag(name: str, value: Any) -> str:
     flag = f"--{name.replace('_', '-')}"
-    if name in ("nulls", "measures", "by"):
-        return " ".join(f"--{name.removesuffix('s')} {shlex.quote(word)}" for word in value if word != "pairs")
-    if name == "stop":
-        return " ".join(f"{flag} {shlex.quote(word)}" for word in value)
+    if name in ("nulls", "measures", "claims", "stop", "by"):  # a flag for each
+        said = [word for word in value if name != "nulls" or word != "pairs"]
+        return " ".join(f"{flag.removesuffix('s')} {shlex.quote(word)}" for word in said)
+    if name == "thorough":
+        return flag if value else "--no-thorough"
     if name == "window":
         return f"{flag} {value[0]:g},{value[1]:g}"
     return flag if value is True else f"{flag} {shlex.quote(str(value))}"

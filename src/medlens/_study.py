@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medlens import _record, store
+from medlens import _record, claims, store
 from medlens._answering import answer_prompts
 from medlens._crew import Processes
 from medlens._forecast import Forecast, foresee
@@ -73,6 +73,7 @@ def study(
                 watcher.begin("writing the report", 1)
                 _record.write_tables(folder, prepared.intake, answers, findings)
                 store.write_manifest(folder, _manifest(prepared, forecast, clock.seconds, meter.peak))
+                claims.write(folder)
                 write_report(folder)
                 watcher.tick()
     return store.open_run(out)

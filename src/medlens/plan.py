@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from medlens.budget import bytes_of
 from medlens.errors import BadInput
+from medlens.grammar import own_names, parse
 
 NULLS = ("pairs", "weights", "noise")
 HOW = ("memory", "scratch", "workers", "cluster")
@@ -88,6 +89,8 @@ class Plan:
         self._need(self.protocol == "sound" or not beside, "protocol", "'sound' for subgroups, nulls and measures of your own")
         self._need(set(self.nulls) <= set(NULLS), "nulls", f"some of {', '.join(NULLS)}")
         self._need(self.workers >= 1, "workers", "at least 1")
+        for claim in self.claims:
+            parse(claim, own_names(self.measures))
         if self.memory is not None:
             bytes_of(self.memory)
 

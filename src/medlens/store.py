@@ -50,6 +50,16 @@ TABLES: dict[str, dict[str, Any]] = {
         "column": pl.Int32,
         "value": pl.Float64,
     },
+    "claims": {  # verdicts, one a line: see `medlens.claims`
+        "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
+        "sentence": pl.String,  # of the published study; empty for the user's own
+        "verdict": pl.String,  # supported, not supported, cannot be said
+        "value": pl.Float64,  # the figure that says so, and its interval; null where there is none
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "layers": pl.Int64,  # how many were looked at
+        "note": pl.String,
+    },
     "samples": {
         "sample": pl.String,
         "image": pl.String,
@@ -109,6 +119,11 @@ class Run:
     def massive(self) -> pl.DataFrame:
         """Massive activations, one a row."""
         return self._table("massive")
+
+    @cached_property
+    def claims(self) -> pl.DataFrame:
+        """Verdicts on claims, one a line."""
+        return self._table("claims")
 
     @cached_property
     def samples(self) -> pl.DataFrame:

@@ -25,5 +25,8 @@ Memory = Annotated[
 ]
 Scratch = Annotated[str | None, typer.Option(help="Folder for what waits on disk. Default: beside the run.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read, and list them.")]
+Claims = Annotated[
+    list[str] | None, typer.Option(help="To be tested, such as 'anisotropy/image falls'; may be given several times.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -42,7 +42,7 @@ def window_of(given: str | None) -> tuple[float, float] | None:
     return centre, width
 
 
-def table(rows: pl.DataFrame, title: str) -> None:
+def table(rows: pl.DataFrame, title: str, width: int = 100) -> None:
     """Print a table to stdout: numbers to three decimals, on the right."""
     from rich.table import Table
 
@@ -51,7 +51,7 @@ def table(rows: pl.DataFrame, title: str) -> None:
         shown.add_column(name, justify="right" if kind.is_numeric() else "left")
     for row in rows.iter_rows():
         shown.add_row(*("–" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
-    Console(width=max(100, len(title))).print("", shown, sep="\n", highlight=False)
+    Console(width=max(width, len(title))).print("", shown, sep="\n", highlight=False)
 
 
 class Bars:

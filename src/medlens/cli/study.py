@@ -47,6 +47,7 @@ def command(
     shard: Annotated[
         str | None, typer.Option(help="Only one share, such as 3/16, or `env` in a job array; then `medlens merge`.")
     ] = None,
+    claim: options.Claims = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the price, write nothing.")] = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -61,6 +62,7 @@ def command(
         skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
         nulls=tuple(dict.fromkeys(("pairs", *(null or ())))), by=tuple(by or ()), measures=tuple(measure or ()),
         memory=memory, scratch=scratch, workers=workers, cluster=cluster,
+        claims=tuple(claim or ()),
     )  # fmt: skip
     sys.path.insert(0, str(Path.cwd()))  # where measures of the user's own lie
     with Bars() as bars:

@@ -8,9 +8,8 @@ from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-from scipy.special import stdtrit
-
 from medlens.errors import BadInput
+from medlens.spread import jackknife_error, student
 from medlens.types import Value
 
 
@@ -38,9 +37,7 @@ def jackknife(full: Value, left_out: Sequence[Value], confidence: float = 0.95) 
     for value in left_out:
         if math.isnan(value):
             return Interval(None, None, f"no interval: with one fold less, {value.note}")
-    mean = sum(left_out) / k
-    error = math.sqrt((k - 1) / k * sum((value - mean) ** 2 for value in left_out))
-    half = float(stdtrit(k - 1, 0.5 + confidence / 2)) * error
+    half = float(student(k - 1, (1 - confidence) / 2) * jackknife_error(left_out))
     return Interval(full - half, full + half)
 
 
