@@ -8,7 +8,18 @@ import pytest
 import torch
 
 import medlens
+from medlens._instruments import instruments_for
+from medlens._prepare import _gather
+from medlens.data import open_image
+from medlens.data.grouping import distinct
 from medlens.errors import BadInput, NotFinite
+from medlens.instruments.contextualization import Contextualization
+from medlens.plan import Plan
+from medlens.walk.cases import cases
+from medlens.walk.forward import prepare, steps
+from medlens.walk.layout import Layout, layout_of
+from medlens.walk.room import Room
+from medlens.walk.shares import shares
 
 
 def cosine(a, b):
@@ -119,3 +130,112 @@ def test_wrong_input():
             measure(torch.tensor([[1.0, math.nan]] * 3))
         with pytest.raises(BadInput):
             measure(torch.ones(3))
+
+
+# ---- the instrument
+
+PLAN = Plan(instruments=("contextualization",), folds=3)
+
+
+@pytest.fixture(scope="module")
+def laid(phantom):
+    """One question of 12 images, and others."""
+    drawn = {s.image_id: s for s in medlens.phantom.samples(80)}
+    asked = [medlens.Sample(image=s.image, question="is there a lesion ?", id=f"q{i}", image_id=i) for i, s in drawn.items()]
+    return cases(phantom, [prepare(phantom, s) for s in [*asked, *medlens.phantom.samples(30)]])
+
+
+def walked(phantom, laid, instruments):
+    for passed in steps(phantom, laid, [instruments], lambda: None, Room()):
+        (instruments.leave if passed < phantom.depth else instruments.conclude)(passed)
+    return {row[1:6]: row for row in instruments.findings.rows}
+
+
+def test_rows_are_the_measures_of_the_states(phantom, laid):
+    found = walked(phantom, laid, instruments_for(PLAN, layout_of(laid, 3)))
+    v, x, sample, image = {}, [], [], []
+
+    class Keep:
+        def visit(self, block, case, before, after):
+            if block == 4:
+                for branch, prompt in enumerate(case.prompts):
+                    places = [p for p in case.pack.rows(branch) if case.groups[p] == "text"]
+                    if prompt.sample.id.startswith("q"):
+                        v[case.image] = before[places].double()
+                    x.append(before[places].double())
+                    sample.extend([prompt.sample.id] * len(places))
+                    image.extend([case.image] * len(places))
+
+        def leave(self, block): ...
+        def finish(self, case, raw, normed): ...
+
+    keep = Keep()
+    for _ in steps(phantom, laid, [keep], lambda: None, Room()):
+        pass
+    there = torch.stack([rows[1] for rows in v.values()]).numpy()
+    at = ("text:1:there", "all", "raw")
+    assert found["self_similarity", 4, *at].value == pytest.approx(oracle_self(there), abs=1e-9)
+    assert found["mev", 4, *at].value == pytest.approx(oracle_mev(there), abs=1e-9)
+    assert found["mev_centred", 4, *at].value == pytest.approx(oracle_mev(there - there.mean(0)), abs=1e-7)
+    rows = torch.cat(x)
+    intra, base = oracle_intra(rows.numpy(), sample), medlens.mean_cosine_between(rows, image)
+    assert found["intra_similarity", 4, "text", "all", "raw"].value == pytest.approx(intra, abs=1e-9)
+    assert found["adjusted_intra_similarity", 4, "text", "all", "raw"].value == pytest.approx(intra - base, abs=1e-9)
+    assert found["self_similarity", 0, *at].value == pytest.approx(1, abs=1e-9)  # the embedding knows no context
+    assert found["self_similarity", 4, *at].low < found["self_similarity", 4, *at].value < found["self_similarity", 4, *at].high
+
+
+def test_two_shares_are_one(phantom, laid):
+    layout = layout_of(laid, 3)
+    whole, merged = walked(phantom, laid, instruments_for(PLAN, layout)), instruments_for(PLAN, Layout(3))
+    halves = [instruments_for(PLAN, layout) for _ in range(2)]
+    walks = [steps(phantom, share, [g], lambda: None, Room()) for share, g in zip(shares(laid, layout, 2), halves, strict=True)]
+    for passed in range(phantom.depth + 1):
+        for half, walking in zip(halves, walks, strict=True):
+            next(walking)
+            merged.take(half.hand_over() if passed < phantom.depth else half.hand_over_last())
+        (merged.leave if passed < phantom.depth else merged.conclude)(passed)
+    assert len(merged.findings.rows) == len(whole)
+    for row in merged.findings.rows:
+        other = whole[row[1:6]]
+        assert (row.n, row.note) == (other.n, other.note)
+        for a, b in zip(row[6:9], other[6:9], strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or a == pytest.approx(b, rel=1e-6, abs=1e-6, nan_ok=True)
+
+
+def test_one_image_is_undefined(phantom, laid):
+    found = walked(phantom, laid[:1], instruments_for(PLAN, layout_of(laid[:1], 3)))
+    row = found["self_similarity", 2, "text", "all", "raw"]
+    assert math.isnan(row.value)
+    assert row.note.startswith("one image")
+
+
+def test_random_states_are_not_contextual(laid):
+    """Negative control: where nothing depends on the token, the adjusted values are about 0."""
+    instrument = Contextualization(PLAN, layout_of(laid, 3))
+    for k, case in enumerate(laid):
+        state = random_rows(len(case.pack.ids), 64, k, mean=0.5)
+        instrument.visit(0, case, state, state)
+    instrument.leave(0)
+    adjusted = {
+        row[1:4:2]: row.value for row in instrument.findings.rows if row.measure in ("adjusted_self_similarity", "adjusted_mev")
+    }
+    assert all(abs(value) < 0.1 for value in adjusted.values()), adjusted
+
+
+def test_the_same_picture_is_asked_once(tmp_path):
+    drawn = list({s.image_id: s for s in medlens.phantom.samples(40)}.values())[:3]
+    for k, s in enumerate(drawn):
+        open_image(s.image, s.id).save(tmp_path / f"{k}.png")
+    open_image(drawn[0].image, "0").save(tmp_path / "again.png")
+    found, _, left = _gather(tmp_path, Plan(question="is there a lesion ?"))
+    assert [s.id for s in found] == ["0.png", "1.png", "2.png"]
+    assert left == ("again.png: same picture as 0.png",)
+
+
+@pytest.mark.real
+def test_real_pictures_are_asked_once(real_data):
+    found, same = distinct(medlens.read(real_data / "vqa_rad" / "images", question="what ?"))
+    assert 250 < len(found) < 315
+    assert all("same picture as" in line for line in same)

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from medlens.findings import Findings
+from medlens.instruments.contextualization import Contextualization
 from medlens.instruments.geometry import Geometry
 from medlens.plan import Plan
 from medlens.stats.flat import need, nested, parts
@@ -73,4 +74,5 @@ def _nested(found: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def instruments_for(plan: Plan, layout: Layout) -> Instruments:
     """Those of the plan. layout: empty where only sums are taken."""
     findings = Findings()
-    return Instruments({"geometry": Geometry(plan, layout, findings)}, findings)
+    makers = {"geometry": Geometry, "contextualization": Contextualization}
+    return Instruments({name: makers[name](plan, layout, findings) for name in plan.instruments}, findings)
