@@ -11,6 +11,7 @@ import torch
 
 from medlens.budget import BASE_MEMORY
 from medlens.data.intake import Intake
+from medlens.instruments.contextualization import contextualization_bytes
 from medlens.instruments.geometry import Geometry, geometry_bytes
 from medlens.measures.neighbours import CHUNK, two_nearest
 from medlens.models.base import Model
@@ -19,6 +20,7 @@ from medlens.types import GROUPS
 from medlens.walk.cases import Case, Prompt
 from medlens.walk.forward import steps
 from medlens.walk.generate import answer_prompt, decoding_of
+from medlens.walk.layout import followed_of
 from medlens.walk.room import STATE_BYTES, Room
 from medlens.walk.speak import price
 
@@ -137,6 +139,10 @@ def _neighbours(model: Model, laid: Sequence[Case], plan: Plan) -> float:
 def _memory(model: Model, laid: Sequence[Case], plan: Plan) -> int:
     """Bytes, at the most expensive moment: all cases entering, one of them in a block beside the sums, or the sums being read."""
     sums, longest = geometry_bytes(_counts(laid), model.width, plan, model.dtype.itemsize), max(len(case.pack.ids) for case in laid)
+    if "contextualization" in plan.instruments:
+        images = len({case.image for case in laid})
+        kept = contextualization_bytes(followed_of(laid), images, model.width, model.dtype.itemsize)
+        sums = sums._replace(held=sums.held + kept)
     inner = max((getattr(model.text_config, "intermediate_size", 0) or 0), model.width)
     active = longest * (4 * inner + 12 * model.width) * model.dtype.itemsize + longest**2 * 8
     if model.weights is None:
