@@ -27,13 +27,17 @@ if TYPE_CHECKING:
     from medlens.measures import anisotropy as anisotropy
     from medlens.measures import cka as cka
     from medlens.measures import effective_rank as effective_rank
+    from medlens.measures import intra_similarity as intra_similarity
     from medlens.measures import intrinsic_dimension as intrinsic_dimension
     from medlens.measures import intrinsic_dimension_between as intrinsic_dimension_between
     from medlens.measures import linearity as linearity
     from medlens.measures import linearity_of_update as linearity_of_update
     from medlens.measures import mean_cosine as mean_cosine
     from medlens.measures import mean_cosine_between as mean_cosine_between
+    from medlens.measures import mev as mev
+    from medlens.measures import mev_centred as mev_centred
     from medlens.measures import participation_ratio as participation_ratio
+    from medlens.measures import self_similarity as self_similarity
     from medlens.models import load as load
     from medlens.models.base import Model as Model
     from medlens.plan import Plan as Plan
@@ -59,8 +63,9 @@ _HOMES = {
     "medlens.data": ("read",),
     "medlens.errors": ("MedlensError",),
     "medlens.measures": (
-        "MEASURES", "anisotropy", "cka", "effective_rank", "intrinsic_dimension", "intrinsic_dimension_between",
-        "linearity", "linearity_of_update", "mean_cosine", "mean_cosine_between", "participation_ratio",
+        "MEASURES", "anisotropy", "cka", "effective_rank", "intra_similarity", "intrinsic_dimension",
+        "intrinsic_dimension_between", "linearity", "linearity_of_update", "mean_cosine", "mean_cosine_between", "mev",
+        "mev_centred", "participation_ratio", "self_similarity",
     ),
     "medlens.models": ("load",),
     "medlens.models.base": ("Model",),

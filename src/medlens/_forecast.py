@@ -12,6 +12,7 @@ import torch
 from medlens._nulls import walked_nulls
 from medlens.budget import BASE_MEMORY
 from medlens.data.intake import Intake
+from medlens.instruments.contextualization import contextualization_bytes
 from medlens.instruments.geometry import Geometry, Size, geometry_bytes
 from medlens.instruments.own import own_bytes
 from medlens.measures.neighbours import CHUNK, two_nearest
@@ -21,6 +22,7 @@ from medlens.types import GROUPS
 from medlens.walk.cases import Case, Prompt
 from medlens.walk.forward import steps
 from medlens.walk.generate import answer_prompt, decoding_of
+from medlens.walk.layout import followed_of
 from medlens.walk.room import STATE_BYTES, Room
 from medlens.walk.speak import price
 from medlens.walk.subgroups import subgroups_of
@@ -148,6 +150,9 @@ def _memory(model: Model, laid: Sequence[Case], plan: Plan, views: Sequence[Sequ
     read = [_counts(each) for each in (laid, *views)]
     sizes = [geometry_bytes(counts, model.width, plan, model.dtype.itemsize) for counts in read]
     held = sum(own_bytes(counts, model.width, plan, model.dtype.itemsize) for counts in read)
+    if "contextualization" in plan.instruments:
+        images = len({case.image for case in laid})
+        held += contextualization_bytes(followed_of(laid), images, model.width, model.dtype.itemsize)
     sums, longest = Size(held + sum(s.held for s in sizes), max(s.reading for s in sizes)), max(len(case.pack.ids) for case in laid)
     inner = max((getattr(model.text_config, "intermediate_size", 0) or 0), model.width)
     active = longest * (4 * inner + 12 * model.width) * model.dtype.itemsize + longest**2 * 8

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 
 from medlens.findings import Findings
+from medlens.instruments.contextualization import Contextualization
 from medlens.instruments.geometry import Geometry
 from medlens.instruments.own import OwnMeasures
 from medlens.instruments.published import Published
@@ -97,6 +98,8 @@ def instruments_for(
     if plan.protocol == "published":
         return Instruments({"published": Published(plan, choice_of(prompts), findings)}, findings)
     named = _named(plan, layout, findings)
+    if "contextualization" in plan.instruments:
+        named["contextualization"] = Contextualization(plan, layout, findings)
     confidence = 1 - 0.05 / max(1, len(subgroups or {}))
     for group, subgroup in (subgroups or {}).items():
         said = _Said(findings, f"interval at {100 * confidence:.4g} %: {len(subgroups or {})} subgroups looked at")
@@ -106,7 +109,9 @@ def instruments_for(
 
 
 def _named(plan: Plan, layout: Layout, findings: Findings, **how: Any) -> dict[str, Instrument]:
-    found: dict[str, Instrument] = {"geometry": Geometry(plan, layout, findings, **how)}
+    found: dict[str, Instrument] = {}
+    if "geometry" in plan.instruments:
+        found["geometry"] = Geometry(plan, layout, findings, **how)
     if plan.measures:
         found["own"] = OwnMeasures(plan, layout, findings, **how)
     return found

@@ -16,6 +16,7 @@ from medlens._forecast import Forecast
 from medlens.budget import BASE_MEMORY, bytes_of
 from medlens.data import read
 from medlens.data.dicom import through
+from medlens.data.grouping import distinct
 from medlens.data.images import open_image
 from medlens.data.intake import Intake, take_in
 from medlens.errors import BadData, BadInput
@@ -113,6 +114,9 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
     if isinstance(samples, str | Path):
         name = Path(samples).name
         found = read(samples, plan.question, (lambda e: unread.append(str(e))) if plan.skip_bad else None)
+        if plan.question is not None and all(s.turns == (plan.question,) for s in found):  # one question: of each picture once
+            found, same = distinct(found, plan.limit)
+            unread += same
     else:
         found = list(samples)
         drawn = all(isinstance(s, Sample) and s.tags.get("source") == questions.SOURCE for s in found)

@@ -10,6 +10,7 @@ from medlens.budget import bytes_of
 from medlens.errors import BadInput
 from medlens.grammar import own_names, parse
 
+INSTRUMENTS = ("geometry", "contextualization")
 NULLS = ("pairs", "weights", "noise")
 HOW = ("memory", "scratch", "workers", "cluster")
 
@@ -39,7 +40,7 @@ class Plan:
     walk, each with a model of its own (and `memory` each). cluster: "auto" or the address of a Ray cluster whose machines share it.
     """
 
-    instruments: tuple[str, ...] = ("geometry",)
+    instruments: tuple[str, ...] = ("geometry", "contextualization")
     limit: int | None = None
     seed: int = 0
     question: str | None = None
@@ -69,7 +70,8 @@ class Plan:
     cluster: str | None = None
 
     def __post_init__(self) -> None:
-        self._need(self.instruments == ("geometry",), "instruments", "('geometry',): the only one yet")
+        known = bool(self.instruments) and set(self.instruments) <= set(INSTRUMENTS)
+        self._need(known, "instruments", f"one or more of {', '.join(INSTRUMENTS)}")
         self._need(self.limit is None or self.limit > 0, "limit", "a positive number of samples")
         self._need(self.seed >= 0, "seed", "a number from 0 on")
         self._need(

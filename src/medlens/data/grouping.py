@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from medlens.data.images import open_image
-from medlens.errors import BadInput
+from medlens.errors import BadData, BadInput
 from medlens.types import ImageLike, Sample
 
 SIDE = 8  # pixels a side of what is hashed
@@ -39,6 +39,30 @@ def duplicates(samples: Sequence[Sample]) -> list[list[Sample]]:
         for look in dict.fromkeys(looks[_key(image)] for image in sample.images):
             groups.setdefault(look, []).append(sample)
     return [group for look, group in groups.items() if files[look] > 1]
+
+
+def distinct(samples: Sequence[Sample], limit: int | None = None) -> tuple[list[Sample], list[str]]:
+    """The first sample of each picture (pictures that are the same: see `duplicates`), at most `limit` of them, and a line for
+    each that was left out on the way. A sample whose image cannot be opened stays: whoever opens it next says so.
+    """
+    kept: list[Sample] = []
+    same: list[str] = []
+    first: dict[int, Sample] = {}
+    known: list[tuple[int, np.ndarray]] = []
+    for sample in samples:
+        if limit is not None and len(kept) == limit:
+            break
+        try:
+            look = _look(sample.image, sample.id, known) if len(sample.images) == 1 else None
+        except BadData:
+            look = None
+        if look is not None and look in first:
+            same.append(f"{sample.id}: same picture as {first[look].id}")
+            continue
+        kept.append(sample)
+        if look is not None:
+            first[look] = sample
+    return kept, same
 
 
 def split(samples: Sequence[Sample], share: float = 0.5, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
@@ -91,11 +115,17 @@ def _looks(samples: Sequence[Sample]) -> dict[Hashable, int]:
     for sample in samples:
         for image in sample.images:
             if _key(image) not in found:
-                opened = open_image(image, sample.id)
-                seen = average_hash(opened), np.asarray(opened.convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.int16)
-                found[_key(image)] = next((k for k, other in enumerate(known) if _same(seen, other)), len(known))
-                known += [seen] * (found[_key(image)] == len(known))
+                found[_key(image)] = _look(image, sample.id, known)
     return found
+
+
+def _look(image: ImageLike, sample: str, known: list[tuple[int, np.ndarray]]) -> int:
+    """The number of an image's picture among the `known` ones, to which a new one is added."""
+    opened = open_image(image, sample)
+    seen = average_hash(opened), np.asarray(opened.convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.int16)
+    number = next((k for k, other in enumerate(known) if _same(seen, other)), len(known))
+    known += [seen] * (number == len(known))
+    return number
 
 
 def _same(one: tuple[int, np.ndarray], other: tuple[int, np.ndarray]) -> bool:

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medlens.measures.alignment import cka, cka_from_sums
+from medlens.measures.contextual import intra_similarity as intra_similarity
+from medlens.measures.contextual import mev as mev
+from medlens.measures.contextual import mev_centred as mev_centred
+from medlens.measures.contextual import self_similarity as self_similarity
 from medlens.measures.cosines import mean_cosine, mean_cosine_between, mean_cosine_between_from_sums, mean_cosine_from_sums
 from medlens.measures.linear import (
     linearity,
