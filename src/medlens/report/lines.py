@@ -12,7 +12,7 @@ from medlens.report.readings import SCALES, Reading
 
 COLOURS = {"image": "#0072B2", "text": "#D55E00", "answer": "#009E73", "template": "#7F7F7F", "all": "#111111"}  # Okabe-Ito
 SIDES = ("image", "text")
-GREY, BLACK = "#8a8a8a", "#111111"
+GREY, BLACK, PALE = "#8a8a8a", "#111111", "#ecb28c"
 VARIANTS = {"without massive": ((5, 3), "without massive activations"), "standardised": ((1.5, 2.5), "standardised columns")}
 NULLS = {"null: pairs": "pairs", "null: weights": "weights", "null: noise": "noise"}
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
@@ -41,8 +41,9 @@ def lines_of(rows: pl.DataFrame, measure: str, tokens: str, reading: Reading, pu
     rows: of all samples (group "all"), every protocol. published: measure, tokens, layer, value.
     """
     mine = rows.filter(pl.col("tokens") == tokens)
-    own = mine.filter(pl.col("measure") == measure)
-    main, colour = main_protocol(own), COLOURS.get(tokens, BLACK)
+    own = rows.filter(pl.col("measure") == measure)
+    main, colour = main_protocol(own), COLOURS[tokens]
+    everyone, own = own, own.filter(pl.col("tokens") == tokens)
     found = [
         Line(frame_of(own, null, "raw"), GREY, word, dash=(3, 3), width=1, ribbon=0.22) for null, word in NULLS.items()
     ]  # fmt: skip
@@ -50,6 +51,11 @@ def lines_of(rows: pl.DataFrame, measure: str, tokens: str, reading: Reading, pu
         found.append(Line(frame_of(mine.filter(pl.col("measure") == name), main, "raw"), BLACK, word, width=0.9))
     for variant, (dash, key) in VARIANTS.items():
         found.append(Line(frame_of(own, main, variant), colour, key=key, dash=dash, width=1.1))
+    if tokens == "text":  # where a measure looks at single tokens of the question, "text" is their mean
+        single = everyone.filter(~pl.col("tokens").is_in(list(COLOURS)))
+        for number, word in enumerate(words := single["tokens"].unique(maintain_order=True).to_list()):
+            frame = frame_of(single.filter(pl.col("tokens") == word), main, "raw")
+            found.append(Line(frame, PALE, key=f"its {len(words)} tokens, one by one" * (number == 0), width=0.8, own=True))
     if main == "sound":
         found.append(Line(frame_of(own, "published", "raw"), BLACK, key="the published study's choices", dash=(8, 3), width=1.1))
     if published is not None:
