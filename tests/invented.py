@@ -61,7 +61,18 @@ def _rows(measure: str, count: int):
                     continue
                 wide = 0.08 * scale if variant == "raw" and layer not in (2, 3) else None
                 ends = (None, None) if wide is None else (value - wide, value + wide)
-                yield (protocol, measure, layer, tokens, "all", variant, value, *ends, 900, "" if wide else "no interval: rows in 1 fold")
+                yield (
+                    protocol,
+                    measure,
+                    layer,
+                    tokens,
+                    "all",
+                    variant,
+                    value,
+                    *ends,
+                    900,
+                    "" if wide else "no interval: rows in 1 fold",
+                )
             for k, group in enumerate(("modality=CT", "modality=MR", f"modality={HOSTILE}")):
                 value = scale * tilt * (0.9 + 0.08 * k)
                 yield ("sound", measure, layer, tokens, group, "raw", value, value * 0.9, value * 1.1, 300 - k, "")

@@ -31,7 +31,7 @@ def write_report(folder: Path) -> Path:
         if (chart := figures.file(name)) is not None:
             for kind, content in as_files(chart).items():
                 store.write(folder / "charts" / f"{file_name(name)}.{kind}", content)
-    store.write(run.report, render(run))
+    store.write(run.report, render(run, figures))
     return run.report
 
 
@@ -40,14 +40,14 @@ def file_name(measure: str) -> str:
     return re.sub(r"[^\w.-]", "_", measure)
 
 
-def render(run: store.Run) -> str:
+def render(run: store.Run, figures: Figures | None = None) -> str:
     """The report as one string. Everything that comes from data or model is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
     environment.filters["with_interval"] = _with_interval
-    figures = Figures(run)
+    figures = figures or Figures(run)
     return environment.get_template("report.html.j2").render(
         manifest=run.manifest,
         title=_title(run),

@@ -9,6 +9,7 @@ from typing import Any, cast
 import altair as alt
 import polars as pl
 import vl_convert
+from altair.utils.schemapi import debug_mode
 
 from medlens.report.lines import Line, domain
 
@@ -25,7 +26,8 @@ def side_by_side(sides: Mapping[str, Sequence[Line]], axis: str, last: int) -> d
     low, high = domain(everything)
     words = {name: _labels(lines, low, high) for name, lines in sides.items()}
     margin = max((len(word) for labels in words.values() for word, _, _ in labels), default=0) * LETTER
-    return {name: _chart(lines, words[name], (low, high), axis, last, margin) for name, lines in sides.items() if lines}
+    with debug_mode(False):  # altair would check every layer against its schema, which takes longer than drawing
+        return {name: _chart(lines, words[name], (low, high), axis, last, margin) for name, lines in sides.items() if lines}
 
 
 def _chart(
@@ -66,7 +68,7 @@ def _bands(line: Line, x: alt.X, scale: alt.Scale) -> list[alt.Chart]:
 def _marks(line: Line, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     chart = _of(_pieces(line.frame)).encode(x=x, y=y)
     if line.marks == "diamonds":
-        return [chart.mark_point(color=line.colour, shape="diamond", size=70, filled=False, clip=True)]
+        return [chart.mark_point(color=line.colour, shape="diamond", size=70, filled=False)]
     dash: dict[str, Any] = {"strokeDash": list(line.dash)} if line.dash else {}
     drawn = [chart.mark_line(color=line.colour, strokeWidth=line.width, clip=True, **dash).encode(detail="piece:N")]
     if line.marks == "points":
@@ -138,6 +140,11 @@ def as_files(chart: alt.HConcatChart) -> dict[str, str | bytes]:
 
 
 def _styled(chart: Chart) -> str:
+    with debug_mode(False):
+        return _configured(chart).to_json()
+
+
+def _configured(chart: Chart) -> Chart:
     return (
         chart.configure(background="white", font="sans-serif")
         .configure_axis(
@@ -145,5 +152,4 @@ def _styled(chart: Chart) -> str:
         )
         .configure_view(stroke=None)
         .configure_title(fontSize=14, anchor="start", fontWeight="normal")
-        .to_json()
     )

@@ -16,7 +16,7 @@ from medlens.report.readings import BEHIND, READINGS, SCALES, SECTIONS, Reading,
 SCALES_READING = Reading(
     "Intrinsic dimension at scales",
     False,
-    "The same on all rows and on a half, a quarter, an eighth of them, where neighbours are farther apart: a dimension would not care.",
+    "On all rows, and on a half, a quarter, an eighth of them, where neighbours are farther apart: a dimension would not care.",
     "",
     "Facco et al. 2017; Denti et al. 2022",
     "dimensions",
@@ -29,7 +29,7 @@ class Figures:
     def __init__(self, run: store.Run) -> None:
         self.run, self.depth, self.width = run, run.manifest["model"]["blocks"], run.manifest["model"]["width"]
         self.rows = run.rows.filter(pl.col("group") == "all")
-        self.published = published(run)
+        self.published, self._charts = published(run), {}
         there = list(dict.fromkeys(self.rows["measure"]))
         elsewhere = {*BEHIND, *SCALES} - {*READINGS}
         self.names = [name for name in READINGS if name in there] + [n for n in there if n not in READINGS and n not in elsewhere]
@@ -42,13 +42,18 @@ class Figures:
         return reading_of(name, self._last(name) < self.depth)
 
     def lines(self, name: str) -> dict[str, list[Line]]:
-        """Of both sides, by name; of single tokens ("token 1: there") where a measure has them, those of all samples do."""
+        """Of both sides, by name."""
         if name == "scales":
             return {side: scales_of(self.rows, side) for side in SIDES}
         reading = self.reading(name)
         return {side: lines_of(self.rows, name, side, reading, self.published) for side in SIDES}
 
     def charts(self, name: str) -> dict[str, Any]:
+        if name not in self._charts:
+            self._charts[name] = self._drawn(name)
+        return self._charts[name]
+
+    def _drawn(self, name: str) -> dict[str, Any]:
         axis = "block b (state b → b + 1)" if self.reading(name).of_pairs else "state (0 enters the first block)"
         return side_by_side(self.lines(name), axis, self._last(name))
 

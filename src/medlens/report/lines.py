@@ -95,8 +95,8 @@ def _defined(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def domain(lines: Sequence[Line]) -> tuple[float, float]:
-    """The range of the y axis: all of the lines that the chart is about, with their intervals; of the others as much as leaves these
-    a third of the height, and of the published curve likewise. A little room at both ends; widened where nothing varies."""
+    """The range of the y axis: all of the lines that the chart is about, with their intervals; of the others as much as leaves
+    these a third of the height. A little room at both ends; widened where nothing varies."""
     own = _numbers([line for line in lines if line.own]) or _numbers(lines)
     if not own:
         return 0.0, 1.0

@@ -56,7 +56,7 @@ def _linear() -> dict[str, Reading]:
         "linearity": Reading(
             "Linearity",
             True,
-            "The share of a block's output that the best linear map of its input explains. 1: the block could be replaced by a matrix.",
+            "The share of a block's output that the best linear map of its input explains. 1: a matrix could replace it.",
             "Fitted and scored on the same rows, so it is too high where rows are few; undefined where any data would score 1.",
             source,
             "linear",
@@ -72,7 +72,7 @@ def _linear() -> dict[str, Reading]:
         "linearity_adjusted": Reading(
             "Linearity above its floor",
             True,
-            "Linearity in sample, rescaled so that 0 is its floor (the thin line: the score when whole images are permuted, so that "
+            "Linearity in sample, rescaled so that 0 is its floor (the thin line: whole images are permuted, so that "
             "inputs meet the outputs of other images) and 1 stays 1.",
             exact,
             "after Theil 1961",
@@ -107,7 +107,7 @@ def _linear() -> dict[str, Reading]:
         "cka": Reading(
             "Similarity before and after a block (CKA)",
             True,
-            "How alike the arrangement of the tokens is before and after a block, whatever rotation separates the two. 0: unrelated.",
+            "How alike the arrangement of the tokens is before and after a block, but for rotation. 0: unrelated.",
             "Debiased, so unrelated data score about 0 (slightly negative values happen). A few large rows can decide it.",
             "Kornblith et al. 2019; Song et al. 2012",
             "linear",
@@ -195,7 +195,12 @@ def _contextual() -> dict[str, Reading]:
             cosine,
         ),
         "adjusted_self_similarity": Reading(
-            "Self-similarity above its baseline", False, "What is left when the baseline is taken off.", less, "Ethayarajh 2019", "contextual"
+            "Self-similarity above its baseline",
+            False,
+            "What is left when the baseline is taken off.",
+            less,
+            "Ethayarajh 2019",
+            "contextual",
         ),
         "intra_similarity": Reading(
             "Intra-similarity",
@@ -217,7 +222,7 @@ def _contextual() -> dict[str, Reading]:
         "mev": Reading(
             "Maximum explainable variance (MEV)",
             False,
-            "The share of one token's states, over contexts, that a single direction explains. As in the paper's formula, uncentred.",
+            "The share of one token's states, over contexts, that a single direction explains. Uncentred, as in the paper.",
             "Uncentred it nearly repeats self-similarity. Depends on the number of contexts, so its baseline has as many.",
             "Ethayarajh 2019",
             "contextual",
