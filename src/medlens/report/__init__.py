@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ import polars as pl
 
 from medlens import store
 from medlens.phantom.questions import is_phantom
-from medlens.report.charts import COLOURS, READINGS, SIDES, as_files, as_svg, curve, pair
+from medlens.report.charts import as_files
+from medlens.report.figures import Figures
+from medlens.report.lines import COLOURS
+from medlens.report.parts import massive, verdicts
+from medlens.report.subgroups import fields_of
 
 OWN = ("phantom", "phantom slices")  # names of data that the phantom was made for
 SHOWN = 60  # samples with their picture; all are in the tables
@@ -21,24 +26,38 @@ SHOWN = 60  # samples with their picture; all are in the tables
 def write_report(folder: Path) -> Path:
     """Write `report.html` and the charts (`charts/*.png`, `*.svg`) into a run folder. Returns the report's path."""
     run = store.open_run(folder)
-    for measure in READINGS:
-        for kind, content in as_files(pair(run.rows, measure)).items():
-            store.write(folder / "charts" / f"{measure}.{kind}", content)
-    store.write(run.report, render(run))
+    figures = Figures(run)
+    for name in figures.names:
+        if (chart := figures.file(name)) is not None:
+            for kind, content in as_files(chart).items():
+                store.write(folder / "charts" / f"{file_name(name)}.{kind}", content)
+    store.write(run.report, render(run, figures))
     return run.report
 
 
-def render(run: store.Run) -> str:
+def file_name(measure: str) -> str:
+    """Of a chart: the measure's name, without what a file system may not like in a user's own."""
+    return re.sub(r"[^\w.-]", "_", measure)
+
+
+def render(run: store.Run, figures: Figures | None = None) -> str:
     """The report as one string. Everything that comes from data or model is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
+    environment.filters["with_interval"] = _with_interval
+    figures = figures or Figures(run)
     return environment.get_template("report.html.j2").render(
         manifest=run.manifest,
         title=_title(run),
         warnings=_warnings(run),
-        measures=[_measure(run, name) for name in READINGS],
+        sections=figures.sections(),
+        fields=fields_of(run.rows, run.left_out),
+        massive=massive(run.massive),
+        claims=verdicts(_claims(run), figures.names),
+        nulls=sorted({protocol for protocol in run.rows["protocol"] if protocol.startswith("null: ")}),
+        intervals=run.rows.filter(pl.col("low").is_finite()).height > 0,
         scores=_scores(run),
         samples=_samples(run),
         total=run.samples.height,
@@ -51,6 +70,19 @@ def render(run: store.Run) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _with_interval(row: dict[str, Any] | None) -> str:
+    """A row's value with its interval, where it has one."""
+    if row is None or row["low"] is None or row["low"] != row["low"]:
+        return _number(row and row["value"])
+    return f"{_number(row['value'])} ({_number(row['low'])} to {_number(row['high'])})"
+
+
+def _claims(run: store.Run) -> pl.DataFrame:
+    """The verdicts, or an empty table where no claims were judged."""
+    path = run.path / "claims.parquet"
+    return pl.read_parquet(path) if path.is_file() else pl.DataFrame()
 
 
 def _title(run: store.Run) -> str:
@@ -83,45 +115,6 @@ def _warnings(run: store.Run) -> list[str]:
     if data["skipped"]:
         found.append(f"Left out, because they could not be read: {len(data['skipped'])} (listed at the end).")
     return found
-
-
-def _measure(run: store.Run, name: str) -> dict[str, Any]:
-    rows, width = run.rows.filter(pl.col("protocol") == "sound"), run.manifest["model"]["width"]
-    mine = rows.filter(pl.col("measure") == name)
-    raw = mine.filter(pl.col("variant") == "raw")
-    return {
-        "name": name,
-        "reading": READINGS[name],
-        "sides": [
-            (side, as_svg(curve(rows, name, side)), _reading_of(raw.filter(pl.col("tokens") == side), width)) for side in SIDES
-        ],
-        "groups": sorted(mine["tokens"].unique().to_list(), key=list(COLOURS).index),
-        "table": _table(mine),
-    }
-
-
-def _reading_of(rows: pl.DataFrame, width: int) -> dict[str, Any]:
-    """First, last, lowest and highest defined value, and why others are undefined."""
-    defined = rows.filter(pl.col("value").is_finite()).sort("layer")
-    notes = rows.filter(pl.col("value").is_nan()).sort("layer")
-    n = int(rows["n"].max() or 0)  # pyright: ignore[reportArgumentType]
-    ends = {"n": n, "few": n < 2 * width, "undefined": list(zip(notes["layer"], notes["note"], strict=True))}  # pyright: ignore
-    if defined.is_empty():
-        return {**ends, "defined": False}
-    return {
-        **ends,
-        "defined": True,
-        "first": defined.row(0, named=True),
-        "last": defined.row(-1, named=True),
-        "lowest": defined.sort("value", "layer").row(0, named=True),
-        "highest": defined.sort("value", "layer").row(-1, named=True),
-    }
-
-
-def _table(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """One line a layer (and variant), one column a token group."""
-    wide = rows.pivot(on="tokens", index=["layer", "variant"], values="value", maintain_order=True)
-    return wide.sort("layer", "variant", descending=[False, True]).to_dicts()
 
 
 def _scores(run: store.Run) -> list[dict[str, Any]]:

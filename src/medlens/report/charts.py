@@ -1,124 +1,133 @@
-"""The charts: one small curve for each measure and token group, the same in the report, as PNG and as SVG."""
+"""How lines become a chart: the same in the report, as PNG and as SVG."""
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import altair as alt
 import polars as pl
 import vl_convert
+from altair.utils.schemapi import debug_mode
 
-COLOURS = {"image": "#0072B2", "text": "#D55E00", "answer": "#009E73", "template": "#7F7F7F", "all": "#111111"}  # Okabe-Ito
-SIDES = ("image", "text")
-WIDTH, HEIGHT = 370, 190
+from medlens.report.lines import Line, domain
 
+WIDTH, HEIGHT = 330, 180
+LETTER, LEADING = 5.8, 12  # pixels of a letter and of a line of small print
+SOFT = "#5a5a5a"
 
-@dataclass(frozen=True)
-class Reading:
-    """How a measure is shown: its title, its axis, the sentence that says what it means, what to beware of, and its source."""
-
-    title: str
-    of_pairs: bool
-    meaning: str
-    beware: str
-    source: str
+Chart = alt.LayerChart | alt.HConcatChart
 
 
-READINGS: dict[str, Reading] = {
-    "linearity": Reading(
-        "Linearity",
-        True,
-        "The share of a block's output that the best linear map of its input explains. 1: the block could be replaced by a matrix.",
-        "Fitted and scored on the same rows, so it is too high where rows are few; undefined where any data would score 1.",
-        "Razzhigaev et al. 2024, Your Transformer is Secretly Linear",
-    ),
-    "linearity_of_update": Reading(
-        "Linearity of the update",
-        True,
-        "The same for what the block adds to its input: the residual stream, which is linear by construction, is taken out.",
-        "Fitted and scored on the same rows, as above.",
-        "Razzhigaev et al. 2024",
-    ),
-    "cka": Reading(
-        "Similarity before and after a block (CKA)",
-        True,
-        "How alike the arrangement of the tokens is before and after a block, whatever rotation separates the two. 0: unrelated.",
-        "Debiased, so unrelated data score about 0 (slightly negative values happen). A few large rows can decide it.",
-        "Kornblith et al. 2019; Song et al. 2012",
-    ),
-    "anisotropy": Reading(
-        "Anisotropy",
-        False,
-        "The share of all variance that lies along one direction.",
-        "A handful of massive activations can set it. Depends on the number of rows.",
-        "Razzhigaev et al. 2024, The Shape of Learning",
-    ),
-    "participation_ratio": Reading(
-        "Participation ratio",
-        False,
-        "How many directions share the variance, counted by its squares.",
-        "Depends on the number of rows: compare image and text only at equal n.",
-        "Gao et al. 2017",
-    ),
-    "effective_rank": Reading(
-        "Effective rank",
-        False,
-        "How many directions share the variance, counted by its entropy: small directions weigh more than above.",
-        "Depends on the number of rows, as above.",
-        "after Roy & Vetterli 2007 (there: of singular values)",
-    ),
-    "mean_cosine": Reading(
-        "Mean cosine",
-        False,
-        "How alike in direction two tokens of the group are, on average over all pairs.",
-        "High values often come from one common direction, not from like meaning.",
-        "Ethayarajh 2019",
-    ),
-    "mean_cosine_between": Reading(
-        "Mean cosine between images",
-        False,
-        "The same over pairs from different images only: the baseline of every other cosine.",
-        "",
-        "Ethayarajh 2019",
-    ),
-    "intrinsic_dimension": Reading(
-        "Intrinsic dimension (TwoNN)",
-        False,
-        "On how many coordinates the tokens lie, judged from the distances to each one's two nearest neighbours.",
-        "Biased low from about 10 on. Neighbouring patches of one image are not independent.",
-        "Facco et al. 2017",
-    ),
-}
+def side_by_side(sides: Mapping[str, Sequence[Line]], axis: str, last: int) -> dict[str, alt.LayerChart]:
+    """A chart of each side's lines, by its name, with one y axis and one size for all. axis: what the layers are; last: of them."""
+    everything = [line for lines in sides.values() for line in lines]
+    low, high = domain(everything)
+    words = {name: _labels(lines, low, high) for name, lines in sides.items()}
+    margin = max((len(word) for labels in words.values() for word, _, _ in labels), default=0) * LETTER
+    with debug_mode(False):  # altair would check every layer against its schema, which takes longer than drawing
+        return {name: _chart(lines, words[name], (low, high), axis, last, margin) for name, lines in sides.items() if lines}
 
 
-def curve(rows: pl.DataFrame, measure: str, tokens: str) -> alt.LayerChart:
-    """One measure over the layers for one token group; the same y axis for image and text. Undefined layers are left open."""
-    reading = READINGS[measure]
-    shown = rows.filter((pl.col("measure") == measure) & pl.col("value").is_finite())
-    mine = shown.filter(pl.col("tokens") == tokens)
-    axis = "block b (state b → b + 1)" if reading.of_pairs else "state (0 enters the first block)"
-    last = int(rows.filter(pl.col("measure") == measure)["layer"].max() or 0)  # pyright: ignore[reportArgumentType]
+def _chart(
+    lines: Sequence[Line], labels: list[tuple[str, float, str]], y_range: tuple[float, float], axis: str, last: int, margin: float
+) -> alt.LayerChart:
     x = alt.X("layer:Q", title=axis, scale=alt.Scale(domain=[0, last], nice=False), axis=alt.Axis(tickMinStep=1, format="d"))
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=_domain(shown), nice=True, zero=False))
-    colour = COLOURS[tokens]
-    base = alt.Chart(_data(mine)).encode(x=x, y=y)
-    raw = base.transform_filter("datum.variant == 'raw'")
-    line = raw.mark_line(color=colour, strokeWidth=2)
-    points = raw.mark_point(color=colour, filled=True, size=34, opacity=1)
-    normed = base.transform_filter("datum.variant == 'normed'").mark_point(color=colour, shape="diamond", size=70, filled=False)
-    return cast("alt.LayerChart", alt.layer(line, points, normed)).properties(width=WIDTH, height=HEIGHT)
+    scale = alt.Scale(domain=list(y_range), nice=False, zero=False)
+    y = alt.Y("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=6))
+    layers = [layer for line in lines for layer in _bands(line, x, scale)]
+    layers += [layer for line in lines for layer in _marks(line, x, y)]
+    layers += [_text(word, WIDTH + 7, at, colour) for word, at, colour in labels] + _legend(lines)
+    layers.append(_text("", WIDTH + 7 + margin, 0, SOFT))  # keeps the sides equally wide
+    return cast("alt.LayerChart", alt.layer(*layers)).properties(width=WIDTH, height=HEIGHT)
 
 
-def pair(rows: pl.DataFrame, measure: str) -> alt.HConcatChart:
-    """Image and text side by side, with titles: the chart that is written as PNG and SVG."""
-    sides = [curve(rows, measure, side).properties(title=f"{READINGS[measure].title}: {side} tokens") for side in SIDES]
-    return alt.hconcat(*sides, spacing=36)
+def _pieces(frame: pl.DataFrame) -> pl.DataFrame:
+    """With a column `piece`: layers that follow on each other. A line is not drawn across what is undefined."""
+    return frame.with_columns(piece=(pl.col("layer").diff().fill_null(1) != 1).cum_sum())
 
 
-def as_svg(chart: alt.Chart | alt.LayerChart | alt.HConcatChart) -> str:
+def _bands(line: Line, x: alt.X, scale: alt.Scale) -> list[alt.Chart]:
+    """Between low and high, where there are any: a ribbon, and a bar where a layer stands alone."""
+    frame = _pieces(line.frame.drop_nulls())
+    if frame.is_empty():
+        return []
+    low, high = alt.Y("low:Q", scale=scale, title=None), alt.Y2("high:Q")
+    alone = pl.len().over("piece") == 1
+    found = []
+    if line.ribbon and (ribbon := frame.filter(~alone)).height:
+        mark = _of(ribbon).mark_area(color=line.colour, opacity=line.ribbon, clip=True, description="interval")
+        found.append(mark.encode(x=x, y=low, y2=high, detail="piece:N"))
+    if (line.ribbon or line.marks == "diamonds") and (bars := frame.filter(alone)).height:
+        mark = _of(bars).mark_rule(color=line.colour, opacity=0.45, strokeWidth=3, clip=True, description="interval")
+        found.append(mark.encode(x=x, y=low, y2=high))
+    return found
+
+
+def _marks(line: Line, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    chart = _of(_pieces(line.frame)).encode(x=x, y=y)
+    if line.marks == "diamonds":
+        return [chart.mark_point(color=line.colour, shape="diamond", size=70, filled=False)]
+    dash: dict[str, Any] = {"strokeDash": list(line.dash)} if line.dash else {}
+    drawn = [chart.mark_line(color=line.colour, strokeWidth=line.width, clip=True, **dash).encode(detail="piece:N")]
+    if line.marks == "points":
+        drawn.append(chart.mark_point(color=line.colour, filled=True, size=30, opacity=1))
+    return drawn
+
+
+def _labels(lines: Sequence[Line], low: float, high: float) -> list[tuple[str, float, str]]:
+    """What is said at the right ends of lines: the words, the height in pixels, the colour. Pushed apart where they would touch; a
+    line that ends outside the chart is named at its edge, with its number."""
+    found = []
+    for line in lines:
+        if line.label:
+            value = float(line.frame["value"][-1])
+            word = _short(line.label) if low <= value <= high else f"{line.label} {value:.3g} {'↑' if value > high else '↓'}"
+            found.append((word, min(max(HEIGHT * (high - value) / (high - low), 0), HEIGHT), line.colour))
+    found.sort(key=lambda label: label[1])
+    at: list[float] = []
+    for _, height, _ in found:
+        at.append(max(height, at[-1] + LEADING) if at else height)
+    over = max(0.0, at[-1] - HEIGHT - 4) if at else 0.0
+    for k in reversed(range(len(at))):
+        at[k] = min(at[k] - over, at[k + 1] - LEADING) if k + 1 < len(at) else at[k] - over
+    moved = [max(height, 0) if over == 0 else height for height in at]
+    return [(word, height, colour) for (word, _, colour), height in zip(found, moved, strict=True)]
+
+
+def _legend(lines: Sequence[Line]) -> list[alt.Chart]:
+    """Above the chart, one line of small print for each: its dashes, and what they stand for."""
+    keyed = [line for line in lines if line.key]
+    found = []
+    for k, line in enumerate(keyed):
+        height = -10 - LEADING * (len(keyed) - 1 - k)
+        dash = {"strokeDash": list(line.dash)} if line.dash else {}
+        stroke = _of(pl.DataFrame({"one": [1]})).mark_rule(color=line.colour, strokeWidth=line.width + 0.3, **dash)
+        found.append(stroke.encode(x=alt.value(0), x2=alt.value(26), y=alt.value(height)))
+        found.append(_text(line.key, 32, height, SOFT))
+    return found
+
+
+def _text(words: str, x: float, y: float, colour: str) -> alt.Chart:
+    mark = _of(pl.DataFrame({"one": [1]})).mark_text(align="left", baseline="middle", fontSize=11, color=colour)
+    return mark.encode(x=alt.value(x), y=alt.value(y), text=alt.value(words))
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= 22 else word[:21] + "…"
+
+
+def _of(frame: pl.DataFrame) -> alt.Chart:
+    return alt.Chart(alt.InlineData(values=frame.to_dicts()))
+
+
+def titled(title: str, sides: Mapping[str, alt.LayerChart]) -> alt.HConcatChart:
+    """Side by side, with titles: the chart that is written as PNG and SVG."""
+    return alt.hconcat(*(chart.properties(title=f"{title}: {name}") for name, chart in sides.items()), spacing=30)
+
+
+def as_svg(chart: Chart) -> str:
     """The chart as SVG that fills its place: a view box, no fixed size."""
     svg = vl_convert.vegalite_to_svg(_styled(chart))
     return re.sub(r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"', r"\1", svg, count=1)
@@ -130,28 +139,17 @@ def as_files(chart: alt.HConcatChart) -> dict[str, str | bytes]:
     return {"svg": svg, "png": vl_convert.svg_to_png(svg, scale=2)}
 
 
-def _styled(chart: alt.Chart | alt.LayerChart | alt.HConcatChart) -> str:
-    grey = "#5a5a5a"
+def _styled(chart: Chart) -> str:
+    with debug_mode(False):
+        return _configured(chart).to_json()
+
+
+def _configured(chart: Chart) -> Chart:
     return (
         chart.configure(background="white", font="sans-serif")
         .configure_axis(
-            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=grey, titleColor=grey, gridColor="#ececec"
+            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=SOFT, titleColor=SOFT, gridColor="#ececec"
         )
         .configure_view(stroke=None)
         .configure_title(fontSize=14, anchor="start", fontWeight="normal")
-        .to_json()
     )
-
-
-def _data(rows: pl.DataFrame) -> alt.InlineData:
-    return alt.InlineData(values=rows.select("layer", "value", "n", "variant").to_dicts())
-
-
-def _domain(rows: pl.DataFrame) -> list[float]:
-    """The range of image and text values together, widened where they do not vary."""
-    values = rows.filter(pl.col("tokens").is_in(SIDES))["value"]
-    if values.is_empty():
-        return [0.0, 1.0]
-    low, high = float(values.min()), float(values.max())  # pyright: ignore[reportArgumentType]
-    room = 0.05 * (high - low) or 0.05 * max(1.0, math.fabs(high))
-    return [low - room, high + room]

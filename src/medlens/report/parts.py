@@ -1,0 +1,71 @@
+"""Parts of the report that are tables: the verdicts on claims, and the massive activations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import polars as pl
+
+from medlens.report.plateau import spans
+from medlens.report.readings import BEHIND, READINGS, SCALES
+
+CLASSES = {"supported": "right", "not supported": "wrong"}  # what else is said ("cannot be said") is neither
+LISTED = 20
+
+
+def verdicts(claims: pl.DataFrame, shown: Collection[str]) -> list[dict[str, Any]]:
+    """Each sentence once, with the claims it was read as. shown: measures that have a chart to link to.
+
+    A claim without a sentence is the user's own, and is its own sentence.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for row in claims.iter_rows(named=True):
+        sentence = row["sentence"] or row["claim"]
+        part = row | {"class": CLASSES.get(row["verdict"], "open"), "charts": _charts(row["claim"], shown)}
+        found.setdefault(sentence, {"sentence": sentence, "own": not row["sentence"], "parts": []})["parts"].append(part)
+    return list(found.values())
+
+
+def _charts(claim: str, shown: Collection[str]) -> list[tuple[str, str]]:
+    """The anchors and titles of the charts of the measures that a claim names: "anisotropy/text below 0.2"."""
+    found = {}
+    for name in re.findall(r"\w+", claim):
+        home = _home(name)
+        if home in shown:
+            found[home] = READINGS[home].title if home in READINGS else home
+    return list(found.items())
+
+
+def _home(measure: str) -> str:
+    """The chart that shows a measure: its own, or the one in which it stands behind another."""
+    if measure in SCALES and measure not in READINGS:
+        return "scales"
+    if measure in BEHIND:
+        return next(name for name, reading in READINGS.items() if measure in reading.behind)
+    return measure
+
+
+def massive(found: pl.DataFrame) -> dict[str, Any] | None:
+    """The columns and tokens that carry massive activations, the most frequent first; None where there are none."""
+    if found.is_empty():
+        return None
+    grouped = found.group_by("tokens", "token", "column", maintain_order=True).agg(
+        samples=pl.col("sample").n_unique(),
+        layers=pl.col("layer").unique().sort(),
+        positions=pl.col("position").unique().sort(),
+        largest=pl.col("value").sort_by(pl.col("value").abs(), descending=True).first(),
+        at=pl.col("layer").sort_by(pl.col("value").abs(), descending=True).first(),
+    )
+    ordered = grouped.sort("samples", pl.col("largest").abs(), descending=True)
+    listed = [
+        row | {"layers": spans(row["layers"]), "positions": spans(row["positions"])} for row in ordered.head(LISTED).to_dicts()
+    ]
+    return {
+        "listed": listed,
+        "total": grouped.height,
+        "first": int(found["layer"].min()),  # pyright: ignore[reportArgumentType]
+        "columns": sorted(found["column"].unique().to_list()),
+        "samples": found["sample"].n_unique(),
+    }

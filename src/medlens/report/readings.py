@@ -1,0 +1,257 @@
+"""How each measure is shown: its title, what it means, what to beware of, where it is from, and in which section of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report: its anchor, its title, and what it asks."""
+
+    name: str
+    title: str
+    asks: str
+
+
+SECTIONS = (
+    Section(
+        "linear",
+        "How linear is each block",
+        "Could a matrix stand in for the block? In sample the answer is flattering where rows are few; held out, on images that "
+        "the matrix was not fitted on, it is not; adjusted, the score of wrongly paired images is taken off.",
+    ),
+    Section("spread", "How spread out are the states", "Do the tokens fill their space, or lie along a few directions of it?"),
+    Section("dimensions", "On how many dimensions do they lie", "How many coordinates would be enough, near each token?"),
+    Section(
+        "contextual",
+        "How contextual are the tokens",
+        "How far is a token's state its own, and how far that of what surrounds it? Cosines are high by themselves where all "
+        "states share a direction, so each is shown with its baseline, and with the baseline taken off.",
+    ),
+    Section("own", "Measures of your own", "Named in the plan."),
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """behind: other measures drawn thin in the same chart, each with the word at its end."""
+
+    title: str
+    of_pairs: bool
+    meaning: str
+    beware: str
+    source: str
+    section: str = "own"
+    behind: Mapping[str, str] = field(default_factory=dict)
+
+
+def _linear() -> dict[str, Reading]:
+    source = "Razzhigaev et al. 2024, Your Transformer is Secretly Linear"
+    held_out = "Stone 1974; the score: Razzhigaev et al. 2024"
+    below = "Below 0 the map is worse than a constant: with few rows that is chance. Undefined below as many rows as columns."
+    exact = "Patches of one image are alike; the floor knows that, because whole images are permuted. It is one permutation."
+    return {
+        "linearity": Reading(
+            "Linearity",
+            True,
+            "The share of a block's output that the best linear map of its input explains. 1: a matrix could replace it.",
+            "Fitted and scored on the same rows, so it is too high where rows are few; undefined where any data would score 1.",
+            source,
+            "linear",
+        ),
+        "held_out_linearity": Reading(
+            "Linearity, held out",
+            True,
+            "The same, but each fold of whole images is scored with a map that was fitted on the other folds.",
+            below,
+            held_out,
+            "linear",
+        ),
+        "linearity_adjusted": Reading(
+            "Linearity above its floor",
+            True,
+            "Linearity in sample, rescaled so that 0 is its floor (the thin line: whole images are permuted, so that "
+            "inputs meet the outputs of other images) and 1 stays 1.",
+            exact,
+            "after Theil 1961",
+            "linear",
+            {"linearity_floor": "floor"},
+        ),
+        "linearity_of_update": Reading(
+            "Linearity of the update",
+            True,
+            "Linearity of what the block adds to its input: the residual stream, which is linear by construction, is taken out.",
+            "Fitted and scored on the same rows, as in the first chart.",
+            "Razzhigaev et al. 2024",
+            "linear",
+        ),
+        "held_out_linearity_of_update": Reading(
+            "Linearity of the update, held out",
+            True,
+            "The same, on images that the map was not fitted on: the score to believe.",
+            below,
+            held_out,
+            "linear",
+        ),
+        "linearity_of_update_adjusted": Reading(
+            "Linearity of the update above its floor",
+            True,
+            "In sample, rescaled so that 0 is its floor (the thin line) and 1 stays 1.",
+            exact,
+            "after Theil 1961",
+            "linear",
+            {"linearity_of_update_floor": "floor"},
+        ),
+        "cka": Reading(
+            "Similarity before and after a block (CKA)",
+            True,
+            "How alike the arrangement of the tokens is before and after a block, but for rotation. 0: unrelated.",
+            "Debiased, so unrelated data score about 0 (slightly negative values happen). A few large rows can decide it.",
+            "Kornblith et al. 2019; Song et al. 2012",
+            "linear",
+        ),
+    }
+
+
+def _spread() -> dict[str, Reading]:
+    return {
+        "anisotropy": Reading(
+            "Anisotropy",
+            False,
+            "The share of all variance that lies along one direction.",
+            "A handful of massive activations can set it: compare with the dashed line. Depends on the number of rows.",
+            "Razzhigaev et al. 2024, The Shape of Learning",
+            "spread",
+        ),
+        "participation_ratio": Reading(
+            "Participation ratio",
+            False,
+            "How many directions share the variance, counted by its squares.",
+            "Depends on the number of rows: compare image and text only at equal n.",
+            "Gao et al. 2017",
+            "spread",
+        ),
+        "effective_rank": Reading(
+            "Effective rank",
+            False,
+            "How many directions share the variance, counted by its entropy: small directions weigh more than above.",
+            "Depends on the number of rows, as above.",
+            "after Roy & Vetterli 2007 (there: of singular values)",
+            "spread",
+        ),
+        "mean_cosine": Reading(
+            "Mean cosine",
+            False,
+            "How alike in direction two tokens of the group are, on average over all pairs.",
+            "High values often come from one common direction, not from like meaning.",
+            "Ethayarajh 2019",
+            "spread",
+        ),
+        "mean_cosine_between": Reading(
+            "Mean cosine between images",
+            False,
+            "The same over pairs from different images only: the baseline of every other cosine.",
+            "",
+            "Ethayarajh 2019",
+            "spread",
+        ),
+    }
+
+
+def _dimensions() -> dict[str, Reading]:
+    return {
+        "intrinsic_dimension": Reading(
+            "Intrinsic dimension (TwoNN)",
+            False,
+            "On how many coordinates the tokens lie, judged from the distances to each one's two nearest neighbours.",
+            "Biased low from about 10 on. Neighbouring patches of one image are not independent. Its interval is wide by design.",
+            "Facco et al. 2017",
+            "dimensions",
+        ),
+        "intrinsic_dimension_between": Reading(
+            "Intrinsic dimension, neighbours from other images",
+            False,
+            "The same where a token's neighbours must come from other images than its own.",
+            "Where it differs from the chart above, that one saw single images rather than what they have in common.",
+            "after Facco et al. 2017",
+            "dimensions",
+        ),
+    }
+
+
+def _contextual() -> dict[str, Reading]:
+    cosine, mev = {"baseline_cosine": "baseline"}, {"baseline_mev": "baseline"}
+    less = "0: no more than any two tokens of different samples. Small where the baseline is near 1."
+    return {
+        "self_similarity": Reading(
+            "Self-similarity",
+            False,
+            "How alike the states of one token are in different contexts: 1 where context changes nothing.",
+            "High wherever all states point one way: read it above its baseline (the thin line).",
+            "Ethayarajh 2019",
+            "contextual",
+            cosine,
+        ),
+        "adjusted_self_similarity": Reading(
+            "Self-similarity above its baseline",
+            False,
+            "What is left when the baseline is taken off.",
+            less,
+            "Ethayarajh 2019",
+            "contextual",
+        ),
+        "intra_similarity": Reading(
+            "Intra-similarity",
+            False,
+            "How alike the tokens of one sample are to their mean.",
+            "High wherever all states point one way, and for few tokens: read it above its baseline (the thin line).",
+            "Ethayarajh 2019",
+            "contextual",
+            cosine,
+        ),
+        "adjusted_intra_similarity": Reading(
+            "Intra-similarity above its baseline",
+            False,
+            "What is left when the baseline is taken off.",
+            less,
+            "Ethayarajh 2019",
+            "contextual",
+        ),
+        "mev": Reading(
+            "Maximum explainable variance (MEV)",
+            False,
+            "The share of one token's states, over contexts, that a single direction explains. Uncentred, as in the paper.",
+            "Uncentred it nearly repeats self-similarity. Depends on the number of contexts, so its baseline has as many.",
+            "Ethayarajh 2019",
+            "contextual",
+            mev,
+        ),
+        "adjusted_mev": Reading(
+            "MEV above its baseline", False, "What is left when the baseline is taken off.", less, "Ethayarajh 2019", "contextual"
+        ),
+        "mev_centred": Reading(
+            "MEV, centred",
+            False,
+            "The same about the mean state: the share of what context changes that lies along one direction.",
+            "At least 1 / (contexts - 1) for any data.",
+            "Ethayarajh 2019 (as in the code of the paper)",
+            "contextual",
+        ),
+    }  # fmt: skip
+
+
+READINGS: dict[str, Reading] = {**_linear(), **_spread(), **_dimensions(), **_contextual()}
+SCALES = {  # shown together, in one chart: the number of rows is halved
+    "intrinsic_dimension": "all",
+    "intrinsic_dimension_of_half": "1/2",
+    "intrinsic_dimension_of_quarter": "1/4",
+    "intrinsic_dimension_of_eighth": "1/8",
+}
+BEHIND = {name for reading in READINGS.values() for name in reading.behind}
+
+
+def reading_of(measure: str, is_pair: bool) -> Reading:
+    """Of a measure that we have never heard of: the user's own."""
+    return READINGS.get(measure) or Reading(measure, is_pair, "A measure of your own.", "", "your own")

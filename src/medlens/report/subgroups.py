@@ -1,0 +1,101 @@
+"""The same measures for some of the samples: one line for each value of a field or tag, and their intervals at the middle layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from scipy.special import stdtrit
+
+from medlens.report.charts import as_svg, side_by_side
+from medlens.report.lines import BLACK, PALETTE, SIDES, Line, frame_of
+from medlens.report.plateau import spans
+from medlens.report.readings import READINGS
+
+MEASURES = ("linearity_of_update", "held_out_linearity_of_update", "anisotropy", "intrinsic_dimension")
+
+
+def fields_of(rows: pl.DataFrame, left_out: pl.DataFrame) -> list[dict[str, Any]]:
+    """For each field: its name, how many values were looked at, and its measures with their charts and tables."""
+    raw = rows.filter(pl.col("protocol") == "sound", pl.col("variant") == "raw")
+    some = raw.filter(pl.col("group") != "all").with_columns(field=pl.col("group").str.split_exact("=", 1).struct.field("field_0"))
+    found = []
+    for name in some["field"].unique(maintain_order=True):
+        mine = some.filter(pl.col("field") == name)
+        whole = raw.filter(pl.col("group") == "all")
+        shown = [_measure(mine, whole, left_out, measure, name) for measure in MEASURES if measure in set(mine["measure"])]
+        found.append({"name": name, "values": mine["group"].n_unique(), "measures": shown})
+    return found
+
+
+def _measure(rows: pl.DataFrame, whole: pl.DataFrame, left_out: pl.DataFrame, measure: str, field: str) -> dict[str, Any]:
+    mine, reading = rows.filter(pl.col("measure") == measure), READINGS[measure]
+    largest = mine.group_by("group", maintain_order=True).agg(pl.col("n").max()).sort("n", descending=True, maintain_order=True)
+    drawn = largest["group"].to_list()[: len(PALETTE)]
+    sides = {side: _lines(mine, whole.filter(pl.col("measure") == measure), side, drawn, field) for side in SIDES}
+    last = int(mine["layer"].max() or 0)  # pyright: ignore[reportArgumentType]
+    axis = "block" if reading.of_pairs else "state"
+    middle = (last + 1) // 2
+    groups = largest["group"].to_list()
+    table = _table(mine.filter(pl.col("layer") == middle), left_out.filter(pl.col("measure") == measure), middle, groups, field)
+    return {
+        "name": measure,
+        "reading": reading,
+        "sides": [(side, as_svg(chart)) for side, chart in side_by_side(sides, axis, last).items()],
+        "table": table,
+        "middle": middle,
+        "axis": axis,
+        "drawn": len(drawn),
+        "undefined": _undefined(mine),
+    }
+
+
+def _lines(rows: pl.DataFrame, whole: pl.DataFrame, tokens: str, groups: list[str], field: str) -> list[Line]:
+    behind = frame_of(whole.filter(pl.col("tokens") == tokens), "sound", "raw")
+    found = [Line(behind, BLACK, "all", width=2.2)] if behind.height else []
+    for colour, group in zip(PALETTE, groups, strict=False):
+        frame = frame_of(rows.filter(pl.col("tokens") == tokens, pl.col("group") == group), "sound", "raw")
+        if frame.height:
+            found.append(Line(frame, colour, _word(group, field), width=1.3, own=True))
+    return found
+
+
+def _word(group: str, field: str) -> str:
+    return group.removeprefix(f"{field}=")
+
+
+def _table(rows: pl.DataFrame, left_out: pl.DataFrame, layer: int, groups: list[str], field: str) -> list[dict[str, Any]]:
+    """At one layer: each group, and for both sides value, n and the interval that holds for all groups of the field together."""
+    found = []
+    for group in groups:
+        record: dict[str, Any] = {"group": _word(group, field)}
+        for side in SIDES:
+            mine = rows.filter(pl.col("group") == group, pl.col("tokens") == side)
+            if not mine.is_empty():
+                same = pl.col("group") == group, pl.col("tokens") == side, pl.col("layer") == layer, pl.col("variant") == "raw"
+                folds = left_out.filter(pl.col("protocol") == "sound", *same)["fold"].n_unique()
+                row = mine.row(0, named=True)
+                record[side] = row | dict(zip(("low", "high"), widened(row, folds, len(groups)), strict=True))
+        found.append(record)
+    return found
+
+
+def widened(row: dict[str, Any], folds: int, looks: int) -> tuple[float | None, float | None]:
+    """The 95 % jackknife interval of a row, made as wide as it must be to hold for `looks` intervals together (Bonferroni).
+
+    Both are multiples of the same standard error by Student's t with folds - 1 degrees of freedom. (None, None) without one.
+    """
+    if row["low"] is None or row["high"] is None or folds < 2:
+        return None, None
+    stretch = float(stdtrit(folds - 1, 1 - 0.025 / looks) / stdtrit(folds - 1, 0.975))
+    return row["value"] - stretch * (row["value"] - row["low"]), row["value"] + stretch * (row["high"] - row["value"])
+
+
+def _undefined(rows: pl.DataFrame) -> list[str]:
+    """Which groups have no curve at all, and the first reason."""
+    found = []
+    for (group, tokens), mine in rows.filter(pl.col("tokens").is_in(SIDES)).group_by("group", "tokens", maintain_order=True):
+        missing = mine.filter(pl.col("value").is_nan())
+        if missing.height:
+            found.append(f"{group}, {tokens} tokens, at {spans(missing['layer'].to_list())}: {missing['note'][0]}")
+    return found
