@@ -22,7 +22,7 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` and the charts (`charts/*.png`, `*.svg`) into a run folder. Returns the report's path."""
     run = store.open_run(folder)
     for measure in READINGS:
-        for kind, content in as_files(pair(run.rows, measure)).items():
+        for kind, content in as_files(pair(_main(run), measure)).items():
             store.write(folder / "charts" / f"{measure}.{kind}", content)
     store.write(run.report, render(run))
     return run.report
@@ -86,7 +86,7 @@ def _warnings(run: store.Run) -> list[str]:
 
 
 def _measure(run: store.Run, name: str) -> dict[str, Any]:
-    rows, width = run.rows.filter(pl.col("protocol") == "sound"), run.manifest["model"]["width"]
+    rows, width = _main(run), run.manifest["model"]["width"]
     mine = rows.filter(pl.col("measure") == name)
     raw = mine.filter(pl.col("variant") == "raw")
     return {
@@ -98,6 +98,11 @@ def _measure(run: store.Run, name: str) -> dict[str, Any]:
         "groups": sorted(mine["tokens"].unique().to_list(), key=list(COLOURS).index),
         "table": _table(mine),
     }
+
+
+def _main(run: Run) -> pl.DataFrame:
+    """The sound rows of all samples: neither nulls nor subgroups."""
+    return run.rows.filter(pl.col("protocol") == "sound", pl.col("group") == "all")
 
 
 def _reading_of(rows: pl.DataFrame, width: int) -> dict[str, Any]:
