@@ -76,7 +76,7 @@ def test_values_numbers_and_what_is_missing():
 
 def test_fields_that_will_not_do(phantom):
     laid = cases(phantom, [prepare(phantom, s, s.answer) for s in SAMPLES[:4]])
-    with pytest.raises(BadInput, match="by is 'organ', which no sample has; there are question_type, .*modality"):
+    with pytest.raises(BadInput, match=r"by is .organ., which no sample has; there are question_type, .*modality"):
         subgroups_of(laid, ["organ"], 2)
     with pytest.raises(BadInput, match="which has 30 values; at most 20"):
         _values(tagged(name=[f"n{k}" for k in range(30)]), "name")

@@ -100,7 +100,7 @@ def _measure(run: store.Run, name: str) -> dict[str, Any]:
     }
 
 
-def _main(run: Run) -> pl.DataFrame:
+def _main(run: store.Run) -> pl.DataFrame:
     """The sound rows of all samples: neither nulls nor subgroups."""
     return run.rows.filter(pl.col("protocol") == "sound", pl.col("group") == "all")
 
