@@ -71,12 +71,12 @@ def test_values_numbers_and_what_is_missing():
     assert _values(tagged(organ=["lung", None, "", "heart", "lung"]), "organ") == {"heart": ["3"], "lung": ["0", "4"]}
     ages = _values(tagged(age=[str(a) for a in range(20, 60)]), "age")
     assert [(name, len(chosen)) for name, chosen in ages.items()] == [("20-29", 10), ("30-39", 10), ("40-49", 10), ("50-59", 10)]
-    assert list(_values(tagged(stage=[3, 1, 2, 1]), "stage")) == ["3", "1", "2"]
+    assert list(_values(tagged(stage=[3, 1, 2, 1]), "stage")) == ["1", "2", "3"]
 
 
 def test_fields_that_will_not_do(phantom):
     laid = cases(phantom, [prepare(phantom, s, s.answer) for s in SAMPLES[:4]])
-    with pytest.raises(BadInput, match=r"by is 'organ', which no sample has; there are question_type, .*modality"):
+    with pytest.raises(BadInput, match=r"by is .organ., which no sample has; there are question_type, .*modality"):
         subgroups_of(laid, ["organ"], 2)
     with pytest.raises(BadInput, match="which has 30 values; at most 20"):
         _values(tagged(name=[f"n{k}" for k in range(30)]), "name")

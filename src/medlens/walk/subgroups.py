@@ -105,7 +105,8 @@ def _values(samples: Sequence[Sample], field: str) -> dict[str, list[str]]:
         chosen.setdefault(name, []).append(sample)
     if len(chosen) > MOST:
         raise BadInput(f"by is {field!r}, which has {len(chosen)} values; at most {MOST}: give a tag with fewer")
-    return chosen if _numbers(found) else dict(sorted(chosen.items()))
+    numbers = _numbers(found)
+    return dict(sorted(chosen.items(), key=(lambda one: numbers[one[1][0]]) if numbers else None))
 
 
 def _quartiles(found: dict[str, Any]) -> dict[str, str]:
