@@ -26,19 +26,12 @@ SHOWN = 60  # samples with their picture; all are in the tables
 def write_report(folder: Path) -> Path:
     """Write `report.html` and the charts (`charts/*.png`, `*.svg`) into a run folder. Returns the report's path."""
     run = store.open_run(folder)
-<<<<<<< HEAD
     figures = Figures(run)
     for name in figures.names:
         if (chart := figures.file(name)) is not None:
             for kind, content in as_files(chart).items():
                 store.write(folder / "charts" / f"{file_name(name)}.{kind}", content)
     store.write(run.report, render(run, figures))
-=======
-    for measure in READINGS:
-        for kind, content in as_files(pair(_main(run), measure)).items():
-            store.write(folder / "charts" / f"{measure}.{kind}", content)
-    store.write(run.report, render(run))
->>>>>>> nulls
     return run.report
 
 
@@ -124,53 +117,6 @@ def _warnings(run: store.Run) -> list[str]:
     return found
 
 
-<<<<<<< HEAD
-=======
-def _measure(run: store.Run, name: str) -> dict[str, Any]:
-    rows, width = _main(run), run.manifest["model"]["width"]
-    mine = rows.filter(pl.col("measure") == name)
-    raw = mine.filter(pl.col("variant") == "raw")
-    return {
-        "name": name,
-        "reading": READINGS[name],
-        "sides": [
-            (side, as_svg(curve(rows, name, side)), _reading_of(raw.filter(pl.col("tokens") == side), width)) for side in SIDES
-        ],
-        "groups": sorted(mine["tokens"].unique().to_list(), key=list(COLOURS).index),
-        "table": _table(mine),
-    }
-
-
-def _main(run: store.Run) -> pl.DataFrame:
-    """The sound rows of all samples: neither nulls nor subgroups."""
-    return run.rows.filter(pl.col("protocol") == "sound", pl.col("group") == "all")
-
-
-def _reading_of(rows: pl.DataFrame, width: int) -> dict[str, Any]:
-    """First, last, lowest and highest defined value, and why others are undefined."""
-    defined = rows.filter(pl.col("value").is_finite()).sort("layer")
-    notes = rows.filter(pl.col("value").is_nan()).sort("layer")
-    n = int(rows["n"].max() or 0)  # pyright: ignore[reportArgumentType]
-    ends = {"n": n, "few": n < 2 * width, "undefined": list(zip(notes["layer"], notes["note"], strict=True))}  # pyright: ignore
-    if defined.is_empty():
-        return {**ends, "defined": False}
-    return {
-        **ends,
-        "defined": True,
-        "first": defined.row(0, named=True),
-        "last": defined.row(-1, named=True),
-        "lowest": defined.sort("value", "layer").row(0, named=True),
-        "highest": defined.sort("value", "layer").row(-1, named=True),
-    }
-
-
-def _table(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """One line a layer (and variant), one column a token group."""
-    wide = rows.pivot(on="tokens", index=["layer", "variant"], values="value", maintain_order=True)
-    return wide.sort("layer", "variant", descending=[False, True]).to_dicts()
-
-
->>>>>>> nulls
 def _scores(run: store.Run) -> list[dict[str, Any]]:
     """How many answers equal the true one, by question type."""
     known = run.samples.join(run.answers.drop("answer"), on="sample").filter(pl.col("correct").is_not_null())
