@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-import altair as alt
 import polars as pl
 import vl_convert
-from altair.utils.schemapi import debug_mode
 
 from medlens.report.lines import Line, domain
 
@@ -17,30 +15,44 @@ WIDTH, HEIGHT = 330, 180
 LETTER, LEADING = 5.8, 12  # pixels of a letter and of a line of small print
 SOFT = "#5a5a5a"
 
-Chart = alt.LayerChart | alt.HConcatChart
+Chart = dict[str, Any]  # a part of a Vega-Lite specification; altair would check each against its schema, 20 x slower than drawing
+LAYER, PIECE = {"field": "layer", "type": "quantitative"}, {"field": "piece", "type": "nominal"}
+ONE = pl.DataFrame({"one": [1]})
+CONFIG = {
+    "background": "white",
+    "font": "sans-serif",
+    "axis": {
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelColor": SOFT,
+        "titleColor": SOFT,
+        "gridColor": "#ececec",
+    },
+    "view": {"stroke": None},
+    "title": {"fontSize": 14, "anchor": "start", "fontWeight": "normal"},
+}
 
 
-def side_by_side(sides: Mapping[str, Sequence[Line]], axis: str, last: int) -> dict[str, alt.LayerChart]:
+def side_by_side(sides: Mapping[str, Sequence[Line]], axis: str, last: int) -> dict[str, Chart]:
     """A chart of each side's lines, by its name, with one y axis and one size for all. axis: what the layers are; last: of them."""
     everything = [line for lines in sides.values() for line in lines]
     low, high = domain(everything)
     words = {name: _labels(lines, low, high) for name, lines in sides.items()}
     margin = max((len(word) for labels in words.values() for word, _, _ in labels), default=0) * LETTER
-    with debug_mode(False):  # altair would check every layer against its schema, which takes longer than drawing
-        return {name: _chart(lines, words[name], (low, high), axis, last, margin) for name, lines in sides.items() if lines}
+    return {name: _chart(lines, words[name], (low, high), axis, last, margin) for name, lines in sides.items() if lines}
 
 
 def _chart(
     lines: Sequence[Line], labels: list[tuple[str, float, str]], y_range: tuple[float, float], axis: str, last: int, margin: float
-) -> alt.LayerChart:
-    x = alt.X("layer:Q", title=axis, scale=alt.Scale(domain=[0, last], nice=False), axis=alt.Axis(tickMinStep=1, format="d"))
-    scale = alt.Scale(domain=list(y_range), nice=False, zero=False)
-    y = alt.Y("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=6))
-    layers = [layer for line in lines for layer in _bands(line, x, scale)]
+) -> Chart:
+    x = {**LAYER, "title": axis, "scale": {"domain": [0, last], "nice": False}, "axis": {"tickMinStep": 1, "format": "d"}}
+    y = {"title": None, "scale": {"domain": list(y_range), "nice": False, "zero": False}, "axis": {"tickCount": 6}}
+    layers = [layer for line in lines for layer in _bands(line, x, y)]
     layers += [layer for line in lines for layer in _marks(line, x, y)]
     layers += [_text(word, WIDTH + 7, at, colour) for word, at, colour in labels] + _legend(lines)
     layers.append(_text("", WIDTH + 7 + margin, 0, SOFT))  # keeps the sides equally wide
-    return cast("alt.LayerChart", alt.layer(*layers)).properties(width=WIDTH, height=HEIGHT)
+    return {"layer": layers, "width": WIDTH, "height": HEIGHT}
 
 
 def _pieces(frame: pl.DataFrame) -> pl.DataFrame:
@@ -48,31 +60,33 @@ def _pieces(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(piece=(pl.col("layer").diff().fill_null(1) != 1).cum_sum())
 
 
-def _bands(line: Line, x: alt.X, scale: alt.Scale) -> list[alt.Chart]:
+def _bands(line: Line, x: Chart, y: Chart) -> list[Chart]:
     """Between low and high, where there are any: a ribbon, and a bar where a layer stands alone."""
     frame = _pieces(line.frame.drop_nulls())
     if frame.is_empty():
         return []
-    low, high = alt.Y("low:Q", scale=scale, title=None), alt.Y2("high:Q")
-    alone = pl.len().over("piece") == 1
-    found = []
+    ends = {"x": x, "y": {**y, "field": "low", "type": "quantitative"}, "y2": {"field": "high"}}
+    alone, found = pl.len().over("piece") == 1, []
     if line.ribbon and (ribbon := frame.filter(~alone)).height:
-        mark = _of(ribbon).mark_area(color=line.colour, opacity=line.ribbon, clip=True, description="interval")
-        found.append(mark.encode(x=x, y=low, y2=high, detail="piece:N"))
+        mark = {"type": "area", "color": line.colour, "opacity": line.ribbon, "clip": True, "description": "interval"}
+        found.append(_layer(ribbon, mark, {**ends, "detail": PIECE}))
     if (line.ribbon or line.marks == "diamonds") and (bars := frame.filter(alone)).height:
-        mark = _of(bars).mark_rule(color=line.colour, opacity=0.45, strokeWidth=3, clip=True, description="interval")
-        found.append(mark.encode(x=x, y=low, y2=high))
+        mark = {"type": "rule", "color": line.colour, "opacity": 0.45, "strokeWidth": 3, "clip": True, "description": "interval"}
+        found.append(_layer(bars, mark, ends))
     return found
 
 
-def _marks(line: Line, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    chart = _of(_pieces(line.frame)).encode(x=x, y=y)
+def _marks(line: Line, x: Chart, y: Chart) -> list[Chart]:
+    frame, at = _pieces(line.frame), {"x": x, "y": {**y, "field": "value", "type": "quantitative"}}
     if line.marks == "diamonds":
-        return [chart.mark_point(color=line.colour, shape="diamond", size=70, filled=False)]
-    dash: dict[str, Any] = {"strokeDash": list(line.dash)} if line.dash else {}
-    drawn = [chart.mark_line(color=line.colour, strokeWidth=line.width, clip=True, **dash).encode(detail="piece:N")]
+        return [_layer(frame, {"type": "point", "shape": "diamond", "color": line.colour, "size": 70, "filled": False}, at)]
+    stroke = {"type": "line", "color": line.colour, "strokeWidth": line.width, "clip": True, **_dashed(line)}
+    drawn = [_layer(frame, stroke, {**at, "detail": PIECE})]
+    alone = frame.filter(pl.len().over("piece") == 1)
     if line.marks == "points":
-        drawn.append(chart.mark_point(color=line.colour, filled=True, size=30, opacity=1))
+        drawn.append(_layer(frame, {"type": "point", "color": line.colour, "filled": True, "size": 30, "opacity": 1}, at))
+    elif alone.height:  # a line of one point would not be seen
+        drawn.append(_layer(alone, {"type": "tick", "color": line.colour, "size": 8, "thickness": line.width, "clip": True}, at))
     return drawn
 
 
@@ -96,60 +110,47 @@ def _labels(lines: Sequence[Line], low: float, high: float) -> list[tuple[str, f
     return [(word, height, colour) for (word, _, colour), height in zip(found, moved, strict=True)]
 
 
-def _legend(lines: Sequence[Line]) -> list[alt.Chart]:
+def _legend(lines: Sequence[Line]) -> list[Chart]:
     """Above the chart, one line of small print for each: its dashes, and what they stand for."""
     keyed = [line for line in lines if line.key]
     found = []
     for k, line in enumerate(keyed):
         height = -10 - LEADING * (len(keyed) - 1 - k)
-        dash = {"strokeDash": list(line.dash)} if line.dash else {}
-        stroke = _of(pl.DataFrame({"one": [1]})).mark_rule(color=line.colour, strokeWidth=line.width + 0.3, **dash)
-        found.append(stroke.encode(x=alt.value(0), x2=alt.value(26), y=alt.value(height)))
+        stroke = {"type": "rule", "color": line.colour, "strokeWidth": line.width + 0.3, **_dashed(line)}
+        found.append(_layer(ONE, stroke, {"x": {"value": 0}, "x2": {"value": 26}, "y": {"value": height}}))
         found.append(_text(line.key, 32, height, SOFT))
     return found
 
 
-def _text(words: str, x: float, y: float, colour: str) -> alt.Chart:
-    mark = _of(pl.DataFrame({"one": [1]})).mark_text(align="left", baseline="middle", fontSize=11, color=colour)
-    return mark.encode(x=alt.value(x), y=alt.value(y), text=alt.value(words))
+def _dashed(line: Line) -> Chart:
+    return {"strokeDash": list(line.dash)} if line.dash else {}
+
+
+def _text(words: str, x: float, y: float, colour: str) -> Chart:
+    mark = {"type": "text", "align": "left", "baseline": "middle", "fontSize": 11, "color": colour}
+    return _layer(ONE, mark, {"x": {"value": x}, "y": {"value": y}, "text": {"value": words}})
 
 
 def _short(word: str) -> str:
     return word if len(word) <= 22 else word[:21] + "…"
 
 
-def _of(frame: pl.DataFrame) -> alt.Chart:
-    return alt.Chart(alt.InlineData(values=frame.to_dicts()))
+def _layer(frame: pl.DataFrame, mark: Chart, encoding: Chart) -> Chart:
+    return {"data": {"values": frame.to_dicts()}, "mark": mark, "encoding": encoding}
 
 
-def titled(title: str, sides: Mapping[str, alt.LayerChart]) -> alt.HConcatChart:
+def titled(title: str, sides: Mapping[str, Chart]) -> Chart:
     """Side by side, with titles: the chart that is written as PNG and SVG."""
-    return alt.hconcat(*(chart.properties(title=f"{title}: {name}") for name, chart in sides.items()), spacing=30)
+    return {"hconcat": [{**chart, "title": f"{title}: {name}"} for name, chart in sides.items()], "spacing": 30}
 
 
 def as_svg(chart: Chart) -> str:
     """The chart as SVG that fills its place: a view box, no fixed size."""
-    svg = vl_convert.vegalite_to_svg(_styled(chart))
+    svg = vl_convert.vegalite_to_svg({**chart, "config": CONFIG})
     return re.sub(r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"', r"\1", svg, count=1)
 
 
-def as_files(chart: alt.HConcatChart) -> dict[str, str | bytes]:
+def as_files(chart: Chart) -> dict[str, str | bytes]:
     """The chart as files for a paper or a slide: SVG, and the same as PNG at twice the pixels."""
-    svg = vl_convert.vegalite_to_svg(_styled(chart))
+    svg = vl_convert.vegalite_to_svg({**chart, "config": CONFIG})
     return {"svg": svg, "png": vl_convert.svg_to_png(svg, scale=2)}
-
-
-def _styled(chart: Chart) -> str:
-    with debug_mode(False):
-        return _configured(chart).to_json()
-
-
-def _configured(chart: Chart) -> Chart:
-    return (
-        chart.configure(background="white", font="sans-serif")
-        .configure_axis(
-            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=SOFT, titleColor=SOFT, gridColor="#ececec"
-        )
-        .configure_view(stroke=None)
-        .configure_title(fontSize=14, anchor="start", fontWeight="normal")
-    )
