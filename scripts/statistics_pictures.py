@@ -10,6 +10,7 @@ import torch
 import vl_convert
 
 import medlens
+from medlens.measures.held_out import held_out_linearity
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 N, D = 687, 1024  # the study's text: 2,747 rows of 4,096 columns, four times as large each way
@@ -33,7 +34,7 @@ def unrelated() -> alt.LayerChart:
         for name, score in (
             ("in sample, the study's code", published_linearity(x, y)),
             ("in sample, medlens", medlens.linearity(x, y)),
-            ("held out, medlens", medlens.measures.held_out.held_out_linearity(x, y, fold)),
+            ("held out, medlens", held_out_linearity(x, y, fold)),
         ):
             print(f"n = {n}: {name}: {score!r}")
             if score == score and score > -1.2:
