@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import medlens
-from medlens.estimates.shuffled import adjusted
 from medlens.findings import Findings
 from medlens.instruments.geometry import Geometry
+from medlens.measures.floor import adjusted
 from medlens.measures.held_out import held_out_linearity, held_out_linearity_of_update
 from medlens.plan import Plan
 from medlens.stats.intervals import jackknife

@@ -86,13 +86,3 @@ class Shuffled:
         new.of_y = {g: PairSums.from_tensors(found[f"of_y/{g}"]) for g in GROUPS}
         new.of_update = {g: PairSums.from_tensors(found[f"of_update/{g}"]) for g in GROUPS}
         return new
-
-
-def adjusted(value: Value, floor: Value) -> Value:
-    """(value - floor) / (1 - floor): 0 at the floor, 1 at 1. Undefined where either is. Source: Theil 1961."""
-    for part in (value, floor):
-        if part != part:
-            return Value.undefined(value.n, part.note)
-    if floor >= 1:
-        return Value.undefined(value.n, "the floor is 1: any data would score that")
-    return Value((value - floor) / (1 - floor), value.n, value.note)

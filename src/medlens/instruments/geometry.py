@@ -15,9 +15,10 @@ from medlens.estimates.held_out import held_out_values
 from medlens.estimates.lessened import lessened
 from medlens.estimates.seen import Seen
 from medlens.estimates.shuffled import GROUPS as SHUFFLED
-from medlens.estimates.shuffled import Shuffled, adjusted
+from medlens.estimates.shuffled import Shuffled
 from medlens.estimates.variants import RAW, Which, moment_values, pair_values
 from medlens.findings import Findings, Massive
+from medlens.measures.floor import adjusted
 from medlens.measures.massive import massive
 from medlens.measures.neighbours import CHUNK
 from medlens.plan import Plan
