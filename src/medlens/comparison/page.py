@@ -41,7 +41,7 @@ def render(
         notes=notes,
         summary=summary.to_dicts(),
         measures=_measures(names, matched, depths),
-        heats=[(heat, as_svg(cast("alt.Chart", _heat_map(heat, names[0])))) for heat in heats],
+        heats=[(heat, as_svg(_heat_map(heat, names[0]).to_dict())) for heat in heats],
         medlens=runs[0].manifest["medlens"],
     )
 
@@ -62,7 +62,7 @@ def _measures(
     found = []
     for measure, groups in shown.items():
         charts = [(heading, _chart(names, pairs, depths)) for heading, pairs in groups.items()]
-        found.append((measure, [(heading, as_svg(cast("alt.Chart", chart))) for heading, chart in charts if chart is not None]))
+        found.append((measure, [(heading, as_svg(chart.to_dict())) for heading, chart in charts if chart is not None]))
     return found
 
 
