@@ -13,7 +13,7 @@ from medlens._nulls import walked_nulls
 from medlens.budget import BASE_MEMORY
 from medlens.data.intake import Intake
 from medlens.instruments.contextualization import contextualization_bytes
-from medlens.instruments.geometry import Geometry, Size, geometry_bytes
+from medlens.instruments.geometry import Geometry, Size, geometry_bytes, states_bytes
 from medlens.instruments.own import own_bytes
 from medlens.measures.neighbours import CHUNK, two_nearest
 from medlens.models.base import Model
@@ -69,7 +69,7 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     pictures = sum(len(data) for _, data in intake.pictures.values())
     return Forecast(
         len(prompts), len(intake.pictures), tokens, sum(len(p.tokens) for p in prompts), round(seconds, 1),
-        _memory(model, laid, plan, views), BASE_DISK + 3 * pictures, _scratch(model, laid, plan),
+        _memory(model, laid, plan, views), BASE_DISK + 3 * pictures + states_bytes(_counts(laid), model.width, model.depth), _scratch(model, laid, plan),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from medlens import store
 from medlens.data.intake import Intake
@@ -24,6 +25,8 @@ from medlens.models.weights import digest
 from medlens.phantom.questions import is_phantom
 from medlens.plan import Plan
 from medlens.types import Answer, Sample
+
+KEPT = "kept-{}.safetensors"  # states of a block that has been passed
 
 
 def write_tables(folder: Path, intake: Intake, answers: Sequence[Answer | None], findings: Findings | None = None) -> None:
@@ -43,6 +46,21 @@ def write_findings(folder: Path, findings: Findings) -> None:
     """The tables of what the instruments found."""
     for name, found in (("rows", findings.rows), ("left_out", findings.left_out), ("massive", findings.massive)):
         store.write_table(folder, name, [record._asdict() for record in found])
+    if findings.states:
+        save_file(findings.states, folder / store.STATES)
+
+
+def keep_states(folder: Path, findings: Findings, passed: int) -> None:
+    """Write down the states found in one block, and forget them: a study may be killed before its end."""
+    if findings.states:
+        save_file(findings.states, folder / KEPT.format(passed))
+        findings.states = {}
+
+
+def gather_states(folder: Path, findings: Findings) -> None:
+    """The states that were kept block by block, found again."""
+    for path in sorted(folder.glob(KEPT.format("*"))):
+        findings.states |= load_file(path)
 
 
 def _sample_record(sample: Sample, image: str, names: dict[str, str]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def study(
             answers, findings = (
                 _together(prepared, named, work, watcher, clock) if named else _alone(prepared, work, watcher, clock)
             )
+            _record.gather_states(work.folder, findings)
             with work.becoming(out) as folder:
                 watcher.begin("writing the report", 1)
                 _record.write_tables(folder, prepared.intake, answers, findings)
@@ -156,6 +157,7 @@ def _together(prepared: Prepared, named: tuple[str, str], work: Unfinished, watc
 def _finish(reading: Instruments, passed: int, depth: int, work: Unfinished) -> None:
     """All have passed a block, or left the last one: read the sums, and note what was found."""
     (reading.leave if passed < depth else reading.conclude)(passed)
+    _record.keep_states(work.folder, reading.findings, passed)
     work.note({"state": passed + 1, "found": reading.findings.noted()})
 
 

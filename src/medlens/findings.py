@@ -34,12 +34,13 @@ class Massive(NamedTuple):
 
 
 class Findings:
-    """All of it. Instruments add to it; `noted` is what JSON holds of it, and `recall` takes that up again."""
+    """All of it. Instruments add to it; `noted` is what JSON holds of it (all but the states), and `recall` takes that up again."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.left_out: list[LeftOut] = []
         self.massive: list[Massive] = []
+        self.states: dict[str, Any] = {}  # "image/07": rows of state 7, (n, d) float32, the same tokens in every state; tensors
 
     def add(self, row: Row, without: Mapping[int, Value] | None = None) -> None:
         """A row, and its value without each of the folds where that was computed."""

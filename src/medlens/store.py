@@ -14,6 +14,7 @@ import polars as pl
 
 from medlens.errors import BadRun, CannotWrite
 
+STATES = "states.safetensors"  # a few rows of every state
 FORMAT = 1  # of the folder's layout; a reader refuses another
 
 # The columns, by contract: people's scripts call these names.

@@ -37,6 +37,9 @@ def command(
         list[str] | None, typer.Option(help="A field or tag; each of its values gets rows of its own. Repeatable.")
     ] = None,
     measure: Annotated[list[str] | None, typer.Option(help="One of your own, as module:function. Repeatable.")] = None,
+    thorough: Annotated[
+        bool | None, typer.Option("--thorough/--no-thorough", help="All intervals, also where they cost more than the walk.")
+    ] = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
@@ -61,10 +64,11 @@ def command(
         answers=answers, max_new_tokens=max_new_tokens, protocol=protocol, device=device, dtype=dtype,  # pyright: ignore
         skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
         nulls=tuple(dict.fromkeys(("pairs", *(null or ())))), by=tuple(by or ()), measures=tuple(measure or ()),
-        memory=memory, scratch=scratch, workers=workers, cluster=cluster,
+        thorough=thorough, memory=memory, scratch=scratch, workers=workers, cluster=cluster,
         claims=tuple(claim or ()),
     )  # fmt: skip
-    sys.path.insert(0, str(Path.cwd()))  # where measures of the user's own lie
+    if measure:
+        sys.path.insert(0, str(Path.cwd()))  # where measures of the user's own lie
     with Bars() as bars:
         bars.begin("importing torch", 1)
         import medlens

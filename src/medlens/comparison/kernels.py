@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from medlens.errors import BadRun
+from medlens.store import STATES as FILE
 from medlens.store import Run
 
-FILE = "states.safetensors"
 ROWS = 1024  # rows that enter: all pairs of layers are compared, and a kernel has the square of them
 CONSTANT = 1e-12  # centred sum of squares over the raw one, below which rows do not vary
 

@@ -77,6 +77,14 @@ class Seen:
             merged.merge(sample)
         return merged
 
+    def kept(self, group: str, layer: int, most: int) -> dict[str, Tensor]:
+        """The first rows of the sample in single precision, and their priorities, by which the same tokens are known again."""
+        sample = self.rows[group]
+        if sample.rows is None or sample.priorities is None:
+            return {}
+        rows = sample.rows[:most].float().cpu().clone()
+        return {f"{group}/{layer:02d}": rows, f"priorities/{group}": sample.priorities[:most].cpu().clone()}
+
     def sample_values(self, group: str, keep: float, variants: bool) -> dict[tuple[str, str], Estimate]:
         """Intrinsic dimensions, of the rows of the sample. Intervals, for which neighbours are sought again without each fold, are
         conservative; the other variants have none."""

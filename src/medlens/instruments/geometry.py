@@ -30,6 +30,7 @@ from medlens.types import GROUPS, Row, Value
 from medlens.walk.layout import Layout
 
 WITH_ALL = (*GROUPS, "all")
+COMPARED, KEPT = ("image", "text"), 256  # rows of each that stay with the run, to be compared with those of other models
 LISTED = 1000  # massive activations of a state
 WIDE = 1024  # columns above which factorising costs more than walking: what is then left out is a choice of the plan
 
@@ -198,6 +199,9 @@ class Geometry:
 
     def _note_seen(self, layer: int, variant: str) -> None:
         seen, apart = self._seen[variant], self._apart[variant]
+        if variant == "raw" and self.protocol == "sound" and self.group == "all":
+            for group in COMPARED:
+                self.findings.states |= seen.kept(group, layer, KEPT)
         for group in WITH_ALL:
             found = seen.cosine_values(group, self.thorough(seen.width))
             found |= seen.sample_values(group, self.plan.keep, self.thorough(seen.width) or apart.any(group))
@@ -316,3 +320,8 @@ def geometry_bytes(counts: Mapping[str, int], width: int, plan: Plan, itemsize: 
     factors = 10 * matrix if wide or counts["all"] > width else 4 * min(counts["all"], width) ** 2 * 8
     neighbours = min(counts["all"], plan.neighbour_rows) * (2 * width + 3 * CHUNK) * 8
     return Size(held, max(factors, neighbours))
+
+
+def states_bytes(counts: Mapping[str, int], width: int, depth: int) -> int:
+    """What the rows that stay with the run take on the disk: while it is made, twice."""
+    return 2 * sum(min(counts[group], KEPT) for group in COMPARED) * width * 4 * (depth + 1)
