@@ -359,7 +359,7 @@ def _as_tensor(followed: Followed) -> Tensor:
 
 def _from_tensor(tensor: Tensor) -> Followed:
     told = json.loads(bytes(tensor.tolist()))
-    return Followed(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+    return Followed(**{**told, "ids": tuple(told["ids"]), "texts": tuple(told["texts"])})
 
 
 def contextualization_bytes(followed: Followed, images: int, width: int, itemsize: int) -> int:
