@@ -16,7 +16,7 @@ from medlens.report.figures import Figures
 from medlens.report.lines import domain, lines_of
 from medlens.report.plateau import NONE, OPEN, PLATEAU, Scale, plateau
 from medlens.report.readings import BEHIND, READINGS, SCALES
-from medlens.report.subgroups import widened
+from medlens.report.subgroups import fields_of
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \"' {{ 7*7 }}"
 
@@ -180,14 +180,21 @@ def test_plateau():
     assert plateau([*alike[:3], None]) == OPEN
 
 
-def test_subgroup_intervals_hold_together():
-    """Against the definition: t at 1 - 0.025 / looks times the standard error that the 95 % interval stands on."""
-    from scipy.stats import t
-
-    row = {"value": 1.0, "low": 1 - t.ppf(0.975, 4) * 0.1, "high": 1 + t.ppf(0.975, 4) * 0.1}
-    assert widened(row, 5, 6) == pytest.approx((1 - t.ppf(1 - 0.025 / 6, 4) * 0.1, 1 + t.ppf(1 - 0.025 / 6, 4) * 0.1))
-    assert widened(row, 5, 1) == pytest.approx((row["low"], row["high"]))
-    assert widened(row | {"low": None}, 5, 6) == (None, None)
+def test_subgroups(full):
+    """One line for each value and one for all, the table at the middle layer with the intervals of the rows as they are."""
+    [field] = fields_of(full.rows)
+    assert (field["name"], field["values"]) == ("modality", 3)
+    [update] = [m for m in field["measures"] if m["name"] == "linearity_of_update"]
+    assert [name for name, _ in update["sides"]] == ["image", "text"]
+    expected = full.rows.filter(
+        pl.col("measure") == "linearity_of_update",
+        pl.col("group") == "modality=MR",
+        pl.col("layer") == 4,
+        pl.col("tokens") == "text",
+    ).row(0, named=True)
+    assert update["middle"] == 4
+    assert next(row for row in update["table"] if row["group"] == "MR")["text"] == expected
+    assert fields_of(full.rows.filter(pl.col("group") == "all")) == []
 
 
 def test_charts_are_files_too(run):
