@@ -134,11 +134,9 @@ class Figures:
 def _order(tokens: str) -> tuple[int, int, str]:
     """The groups, then single tokens of the question ("text:1:there") as they stand in it."""
     known, place = list(COLOURS), tokens.split(":")[1:2]
-    return (
-        (known.index(tokens), 0, "")
-        if tokens in known
-        else (len(known), int(place[0]) if place and place[0].isdecimal() else 0, tokens)
-    )
+    if tokens in known:
+        return known.index(tokens), 0, ""
+    return len(known), int(place[0]) if place and place[0].isdecimal() else 0, tokens
 
 
 def _table(rows: pl.DataFrame, with_measure: bool) -> list[dict[str, Any]]:
