@@ -14,7 +14,7 @@ from medlens.measures.held_out import held_out_linearity
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 N, D = 687, 1024  # the study's text: 2,747 rows of 4,096 columns, four times as large each way
-ROWS = (256, 512, 768, 1024, 1100, 1280, 1536, 2048, 3072, 4096)
+ROWS = (64, 96, 128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 WIDE = 256
 
 

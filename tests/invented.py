@@ -19,7 +19,7 @@ PAIRS = [name for name, reading in READINGS.items() if reading.of_pairs] + [*PAI
 
 
 def invented(run, folder: Path) -> Path:
-    """A copy of a run with every measure, protocol, variant and subgroup; intervals everywhere but at layers 2 and 3; layer 5 of
+    """A copy of a run with every measure, protocol, variant and subgroup; no intervals at layers 2 and 3; layer 5 of the
     the text is undefined."""
     shutil.copytree(run.path, folder)
     rows = [row for measure in STATES for row in _rows(measure, 9)] + [row for measure in PAIRS for row in _rows(measure, 8)]

@@ -1,14 +1,22 @@
+import math
 import re
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 from PIL import Image
 
 import medlens
+from invented import HOSTILE as SCRIPT
+from invented import invented
 from medlens.plan import Plan
 from medlens.report import render
-from medlens.report.charts import READINGS
+from medlens.report.figures import Figures
+from medlens.report.lines import domain, lines_of
+from medlens.report.plateau import NONE, OPEN, PLATEAU, Scale, plateau
+from medlens.report.readings import BEHIND, READINGS, SCALES
+from medlens.report.subgroups import fields_of
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \"' {{ 7*7 }}"
 
@@ -31,8 +39,17 @@ def hostile(phantom, tmp_path_factory):
     return medlens.study(phantom, samples, Plan(), tmp_path_factory.mktemp("hostile") / "run")
 
 
-def test_it_needs_nothing_else(run):
-    html = run.report.read_text()
+@pytest.fixture(scope="module")
+def full(run, tmp_path_factory):
+    """A run that has everything, by invention."""
+    full = medlens.open_run(invented(run, tmp_path_factory.mktemp("full") / "run"))
+    full.report.write_text(render(full))
+    return full
+
+
+@pytest.mark.parametrize("which", ["run", "full"])
+def test_it_needs_nothing_else(which, request):
+    html = request.getfixturevalue(which).report.read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", html)
     assert "<script" not in html
     assert "@import" not in html
@@ -42,12 +59,12 @@ def test_it_needs_nothing_else(run):
 
 def test_everything_is_in_it(run):
     html = run.report.read_text()
-    for reading in READINGS.values():
-        assert reading.title.replace("(", "(") in html
-        assert reading.source.replace("&", "&amp;") in html
+    for name in set(run.rows["measure"]) & set(READINGS):
+        assert READINGS[name].title in html
+        assert READINGS[name].source.replace("&", "&amp;") in html
     for question in run.samples["question"]:
         assert question in html
-    assert html.count("<svg") >= 2 * len(READINGS) - 1
+    assert html.count("<svg") >= 2 * len(medlens.MEASURES) - 1
     assert html.count("✓ right") + html.count("✗ wrong") == 25
 
 
@@ -59,13 +76,129 @@ def test_what_data_say_is_escaped(hostile):
     assert "{{ 7*7 }}" in html  # shown, not evaluated
 
 
-def test_every_measure_is_shown():
-    """The report may not import the measures (they need torch): that its list is theirs is held here."""
-    assert list(READINGS) == list(medlens.MEASURES)
+def test_every_measure_is_shown(run):
+    """The report may not import the measures (they need torch): that its list holds theirs is held here."""
+    assert set(medlens.MEASURES) | set(run.rows["measure"]) <= {*READINGS, *BEHIND, *SCALES}
+
+
+def test_what_a_run_does_not_have_is_left_out(run, full):
+    """...and what it has is there, with an anchor that something points to."""
+    without, with_all = run.report.read_text(), full.report.read_text()
+    for name in {*READINGS} - {*run.rows["measure"]}:
+        assert f'id="{name}"' not in without
+    for name in [*READINGS, "scales"]:
+        assert f'id="{name}"' in with_all
+        assert f'href="#{name}"' in with_all
+    for page in (without, with_all):
+        ids = set(re.findall(r'<(?:h2|section)[^>]* id="([^"]+)"', page))
+        assert set(re.findall(r'href="#([^"]+)"', page)) <= ids
+    assert 'id="subgroups"' not in without
+    assert 'id="claims"' not in without or (run.path / "claims.parquet").is_file()
+
+
+def test_bands_are_where_intervals_are(full):
+    """Ribbons cover exactly the layers with low and high; the lines are open where a value is undefined."""
+    rows = full.rows.filter(pl.col("group") == "all")
+    for tokens, expected in (("image", [0, 1, 4, 5, 6, 7]), ("text", [0, 1, 4, 6, 7])):
+        [line] = [line for line in lines_of(rows, "cka", tokens, READINGS["cka"]) if line.marks == "points"]
+        assert line.frame.drop_nulls()["layer"].to_list() == expected
+        drawn = [mark for mark in Figures(full).charts("cka")[tokens]["layer"] if mark["mark"].get("description") == "interval"]
+        own = [mark for mark in drawn if mark["mark"]["color"] == line.colour]
+        assert sorted(row["layer"] for mark in own for row in mark["data"]["values"]) == expected
+    [stroke] = [m for m in Figures(full).charts("cka")["text"]["layer"] if m["mark"].get("strokeWidth") == 2]
+    pieces = {row["layer"]: row["piece"] for row in stroke["data"]["values"]}
+    assert 5 not in pieces
+    assert pieces[4] != pieces[6]
+
+
+def test_no_bands_without_intervals(full, tmp_path):
+    """Negative control: the same run with every interval taken out."""
+    bare = medlens.open_run(full.path)
+    bare.__dict__["rows"] = full.rows.with_columns(low=pl.lit(None, pl.Float64), high=pl.lit(math.nan))
+    figures = Figures(bare)
+    marks = [mark for name in ("cka", "anisotropy") for chart in figures.charts(name).values() for mark in chart["layer"]]
+    assert not [mark for mark in marks if mark["mark"].get("description") == "interval"]
+    assert "They carry no interval" in render(bare)
+    assert "They carry no interval" not in full.report.read_text()
+
+
+def test_axis_makes_room_for_intervals_but_not_for_every_null(full):
+    """The noise null is 30 times the curve: it is named at the edge, with its number, instead of flattening the curve."""
+    figures = Figures(full)
+    lines = [line for side in figures.lines("cka").values() for line in side]
+    low, high = domain(lines)
+    own = [value for line in lines if line.own for c in ("value", "low", "high") for value in line.frame[c].drop_nulls()]
+    assert low < min(own)
+    assert max(own) < high < 3 * max(own)
+    assert re.search(r"noise [\d.]+ ↑", full.report.read_text())
+
+
+def test_what_stands_behind(full):
+    html = full.report.read_text()
+    for word in ("without massive activations", "standardised columns", ">floor<", ">baseline<", ">pairs<", ">weights<", ">1/8<"):
+        assert word in html
+    assert "published study's choices" in html.replace("&#39;", "'")
+
+
+def test_strangers_are_escaped_and_no_nan_is_shown(full):
+    """Token texts, claims, notes, subgroups: all from data or from people."""
+    html = full.report.read_text()
+    assert SCRIPT not in html
+    assert html.count("&lt;script&gt;") > 4
+    shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.S)
+    shown = shown.replace("a NaN of a stranger", "")
+    assert not re.search(r"\bnan\b", shown, flags=re.I)
+    assert not re.search(r"NaN", "".join(re.findall(r"<svg.*?</svg>", html, flags=re.S)))
+
+
+def test_claims_have_verdicts_and_charts(full):
+    html = full.report.read_text()
+    assert html.count('class="verdict right"') == 1
+    assert html.count('class="verdict wrong"') == 1
+    assert html.count('class="verdict open"') == 2
+    table = html[html.index('id="claims"') : html.index('id="linear"')]
+    assert 'href="#anisotropy"' in table
+    assert "(your own)" in table
+
+
+def test_massive_activations(full, run):
+    html = " ".join(full.report.read_text().split())
+    assert "They sit in column 7, first in state 3, in 3 samples" in html
+    none = medlens.open_run(run.path)
+    none.__dict__["massive"] = full.massive.clear()
+    assert "None: no entry of any state" in render(none)
+
+
+def test_plateau():
+    """By the written rule; a number that grows with the rows, and one that is missing, are none."""
+    alike = [Scale(v, None, None) for v in (10.0, 10.2, 9.9, 10.4)]
+    falling = [Scale(v, None, None) for v in (12.0, 10.0, 8.0, 6.0)]
+    assert plateau(alike) == PLATEAU
+    assert plateau(falling) == NONE
+    assert plateau([Scale(s.value, s.value - 4, s.value + 4) for s in falling]) == PLATEAU
+    assert plateau([Scale(s.value, s.value - 1, s.value + 1) for s in falling]) == NONE
+    assert plateau([*alike[:3], None]) == OPEN
+
+
+def test_subgroups(full):
+    """One line for each value and one for all, the table at the middle layer with the intervals of the rows as they are."""
+    [field] = fields_of(full.rows)
+    assert (field["name"], field["values"]) == ("modality", 3)
+    [update] = [m for m in field["measures"] if m["name"] == "linearity_of_update"]
+    assert [name for name, _ in update["sides"]] == ["image", "text"]
+    expected = full.rows.filter(
+        pl.col("measure") == "linearity_of_update",
+        pl.col("group") == "modality=MR",
+        pl.col("layer") == 4,
+        pl.col("tokens") == "text",
+    ).row(0, named=True)
+    assert update["middle"] == 4
+    assert next(row for row in update["table"] if row["group"] == "MR")["text"] == expected | {"field": "modality"}
+    assert fields_of(full.rows.filter(pl.col("group") == "all")) == []
 
 
 def test_charts_are_files_too(run):
-    for name in READINGS:
+    for name in medlens.MEASURES:
         png, svg = (run.path / "charts" / f"{name}.{kind}" for kind in ("png", "svg"))
         assert min(Image.open(png).size) > 300
         assert svg.read_text().startswith("<svg")
@@ -95,7 +228,7 @@ print([m for m in ("torch", "transformers") if m in sys.modules])
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("which", ["run", "hostile"])
+@pytest.mark.parametrize("which", ["run", "hostile", "full"])
 def test_in_a_browser(which, width, request, chromium):
     """Opens without an error or a request, fits its width, and its charts have a size."""
     from playwright.sync_api import sync_playwright

@@ -10,7 +10,7 @@ from torch import Tensor
 from medlens.estimates.estimate import Estimate, estimates
 from medlens.estimates.variants import ORDINARY, RAW, STANDARDISED, Values
 from medlens.measures import MEASURES
-from medlens.measures.neighbours import dimensions
+from medlens.measures.neighbours import dimensions, intrinsic_dimension, intrinsic_dimension_between
 from medlens.stats import CosineSums, Folds, RowSample
 from medlens.stats.flat import nested, parts
 from medlens.stats.gram import centred
@@ -20,6 +20,7 @@ RESOLUTION = 1e-5  # of a row's norm: the contract's tolerance for one state com
 WITH_ALL = (*GROUPS, "all")
 VARIANTS = (RAW, ORDINARY)
 COSINES = [name for name, measure in MEASURES.items() if measure.needs == "cosines"]
+NOT_AT_SCALES = ("intrinsic_dimension", "intrinsic_dimension_between")
 AT_SCALES = ("intrinsic_dimension_of_half", "intrinsic_dimension_of_quarter", "intrinsic_dimension_of_eighth")
 
 
@@ -87,7 +88,7 @@ class Seen:
 
     def sample_values(self, group: str, keep: float, variants: bool) -> dict[tuple[str, str], Estimate]:
         """Intrinsic dimensions, of the rows of the sample. Intervals, for which neighbours are sought again without each fold, are
-        conservative; the other variants have none."""
+        conservative; the other variants have none, and are not sought at scales."""
         sample = self.sample(group)
         found = {(name, RAW): e for name, e in _dimensions(sample, keep).items()}
         if not variants:
@@ -96,9 +97,9 @@ class Seen:
         if self.heavy:
             others[ORDINARY] = _without(sample, self.heavy)
         else:
-            found |= {(name, ORDINARY): e for (name, _), e in list(found.items())}
+            found |= {(name, ORDINARY): found[name, RAW] for name in NOT_AT_SCALES}
         for variant, changed in others.items():
-            found |= {(name, variant): Estimate(e.value) for name, e in _dimensions(changed, keep).items()}
+            found |= {(name, variant): Estimate(value) for name, value in _plain_dimensions(changed, keep).items()}
         return found
 
     def _standardised_cosines(self, group: str) -> dict[str, Value]:
@@ -144,9 +145,17 @@ class Seen:
 
 def _dimensions(sample: RowSample, keep: float) -> dict[str, Estimate]:
     found = dimensions(sample, keep, RESOLUTION)
-    named = {"intrinsic_dimension": found.whole, "intrinsic_dimension_between": found.between}
+    named = dict(zip(NOT_AT_SCALES, (found.whole, found.between), strict=True))
     named |= dict(zip(AT_SCALES, (found.half, found.quarter, found.eighth), strict=True))
     return {name: Estimate(e.value, e.without, conservative=True) for name, e in named.items()}
+
+
+def _plain_dimensions(sample: RowSample, keep: float) -> dict[str, Value]:
+    if sample.rows is None or sample.labels is None:
+        return dict.fromkeys(NOT_AT_SCALES, Value.undefined(0, "0 rows"))
+    whole = intrinsic_dimension(sample.rows, keep, RESOLUTION)
+    between = intrinsic_dimension_between(sample.rows, sample.labels[:, 0], keep, RESOLUTION)
+    return {name: _of_sample(value, sample) for name, value in zip(NOT_AT_SCALES, (whole, between), strict=True)}
 
 
 def _without(sample: RowSample, heavy: set[int]) -> RowSample:

@@ -53,7 +53,7 @@ def render(run: store.Run, figures: Figures | None = None) -> str:
         title=_title(run),
         warnings=_warnings(run),
         sections=figures.sections(),
-        fields=fields_of(run.rows, run.left_out),
+        fields=fields_of(run.rows),
         massive=massive(run.massive),
         claims=verdicts(_claims(run), figures.names),
         nulls=sorted({protocol for protocol in run.rows["protocol"] if protocol.startswith("null: ")}),
@@ -74,8 +74,10 @@ def _number(value: float | None) -> str:
 
 def _with_interval(row: dict[str, Any] | None) -> str:
     """A row's value with its interval, where it has one."""
-    if row is None or row["low"] is None or row["low"] != row["low"]:
-        return _number(row and row["value"])
+    if row is None:
+        return _number(None)
+    if row["low"] is None or row["low"] != row["low"]:
+        return _number(row["value"])
     return f"{_number(row['value'])} ({_number(row['low'])} to {_number(row['high'])})"
 
 

@@ -88,7 +88,14 @@ class Figures:
             raw = main.filter(pl.col("tokens") == side)
             if not raw.is_empty():
                 verdicts = plateaus(self.rows, side) if at_scales else []
-                sides.append((side, as_svg(charts[side]) if side in charts else None, self._caption(raw), verdicts))
+                sides.append(
+                    (
+                        side,
+                        as_svg(charts[side]) if side in charts else None,
+                        self._caption(raw, self.reading(name).section),
+                        verdicts,
+                    )
+                )
         return {
             "name": name,
             "reading": self.reading(name),
@@ -97,7 +104,7 @@ class Figures:
             "table": _table(mine, at_scales),
         }
 
-    def _caption(self, rows: pl.DataFrame) -> dict[str, Any]:
+    def _caption(self, rows: pl.DataFrame, section: str) -> dict[str, Any]:
         """First, last, lowest and highest defined value, and why others are undefined."""
         defined = rows.filter(pl.col("value").is_finite()).sort("layer")
         missing = rows.filter(~pl.col("value").is_finite()).sort("layer")
@@ -105,11 +112,11 @@ class Figures:
         n = int(rows["n"].max() or 0)  # pyright: ignore[reportArgumentType]
         ends = {
             "n": n,
-            "few": n < 2 * self.width,
+            "few": 0 < n < 2 * self.width and section in ("linear", "spread"),
             "undefined": spans(missing["layer"].to_list()) if missing.height else None,
             "why": missing["note"][0] if missing.height else "",
             "bare": spans(bare["layer"].to_list()) if 0 < bare.height < defined.height else None,
-            "why_bare": next(filter(None, bare["note"]), "") if bare.height else "",
+            "why_bare": next(filter(None, bare["note"]), "").removeprefix("no interval: ") if bare.height else "",
             "no_interval": bare.height == defined.height,
         }
         if defined.is_empty():
@@ -124,9 +131,12 @@ class Figures:
         }
 
 
-def _order(tokens: str) -> tuple[int, str]:
-    known = list(COLOURS)
-    return (known.index(tokens) if tokens in known else len(known), tokens)
+def _order(tokens: str) -> tuple[int, int, str]:
+    """The groups, then single tokens of the question ("text:1:there") as they stand in it."""
+    known, place = list(COLOURS), tokens.split(":")[1:2]
+    if tokens in known:
+        return known.index(tokens), 0, ""
+    return len(known), int(place[0]) if place and place[0].isdecimal() else 0, tokens
 
 
 def _table(rows: pl.DataFrame, with_measure: bool) -> list[dict[str, Any]]:

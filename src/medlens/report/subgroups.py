@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
-from scipy.special import stdtrit
 
 from medlens.report.charts import as_svg, side_by_side
 from medlens.report.lines import BLACK, PALETTE, SIDES, Line, frame_of
@@ -15,7 +14,7 @@ from medlens.report.readings import READINGS
 MEASURES = ("linearity_of_update", "held_out_linearity_of_update", "anisotropy", "intrinsic_dimension")
 
 
-def fields_of(rows: pl.DataFrame, left_out: pl.DataFrame) -> list[dict[str, Any]]:
+def fields_of(rows: pl.DataFrame) -> list[dict[str, Any]]:
     """For each field: its name, how many values were looked at, and its measures with their charts and tables."""
     raw = rows.filter(pl.col("protocol") == "sound", pl.col("variant") == "raw")
     some = raw.filter(pl.col("group") != "all").with_columns(field=pl.col("group").str.split_exact("=", 1).struct.field("field_0"))
@@ -23,12 +22,12 @@ def fields_of(rows: pl.DataFrame, left_out: pl.DataFrame) -> list[dict[str, Any]
     for name in some["field"].unique(maintain_order=True):
         mine = some.filter(pl.col("field") == name)
         whole = raw.filter(pl.col("group") == "all")
-        shown = [_measure(mine, whole, left_out, measure, name) for measure in MEASURES if measure in set(mine["measure"])]
+        shown = [_measure(mine, whole, measure, name) for measure in MEASURES if measure in set(mine["measure"])]
         found.append({"name": name, "values": mine["group"].n_unique(), "measures": shown})
     return found
 
 
-def _measure(rows: pl.DataFrame, whole: pl.DataFrame, left_out: pl.DataFrame, measure: str, field: str) -> dict[str, Any]:
+def _measure(rows: pl.DataFrame, whole: pl.DataFrame, measure: str, field: str) -> dict[str, Any]:
     mine, reading = rows.filter(pl.col("measure") == measure), READINGS[measure]
     largest = mine.group_by("group", maintain_order=True).agg(pl.col("n").max()).sort("n", descending=True, maintain_order=True)
     drawn = largest["group"].to_list()[: len(PALETTE)]
@@ -37,7 +36,7 @@ def _measure(rows: pl.DataFrame, whole: pl.DataFrame, left_out: pl.DataFrame, me
     axis = "block" if reading.of_pairs else "state"
     middle = (last + 1) // 2
     groups = largest["group"].to_list()
-    table = _table(mine.filter(pl.col("layer") == middle), left_out.filter(pl.col("measure") == measure), middle, groups, field)
+    table = _table(mine.filter(pl.col("layer") == middle), groups, field)
     return {
         "name": measure,
         "reading": reading,
@@ -64,31 +63,17 @@ def _word(group: str, field: str) -> str:
     return group.removeprefix(f"{field}=")
 
 
-def _table(rows: pl.DataFrame, left_out: pl.DataFrame, layer: int, groups: list[str], field: str) -> list[dict[str, Any]]:
-    """At one layer: each group, and for both sides value, n and the interval that holds for all groups of the field together."""
+def _table(rows: pl.DataFrame, groups: list[str], field: str) -> list[dict[str, Any]]:
+    """Each group of one layer, and for both sides its row. Intervals come corrected for how many subgroups were looked at."""
     found = []
     for group in groups:
         record: dict[str, Any] = {"group": _word(group, field)}
         for side in SIDES:
             mine = rows.filter(pl.col("group") == group, pl.col("tokens") == side)
             if not mine.is_empty():
-                same = pl.col("group") == group, pl.col("tokens") == side, pl.col("layer") == layer, pl.col("variant") == "raw"
-                folds = left_out.filter(pl.col("protocol") == "sound", *same)["fold"].n_unique()
-                row = mine.row(0, named=True)
-                record[side] = row | dict(zip(("low", "high"), widened(row, folds, len(groups)), strict=True))
+                record[side] = mine.row(0, named=True)
         found.append(record)
     return found
-
-
-def widened(row: dict[str, Any], folds: int, looks: int) -> tuple[float | None, float | None]:
-    """The 95 % jackknife interval of a row, made as wide as it must be to hold for `looks` intervals together (Bonferroni).
-
-    Both are multiples of the same standard error by Student's t with folds - 1 degrees of freedom. (None, None) without one.
-    """
-    if row["low"] is None or row["high"] is None or folds < 2:
-        return None, None
-    stretch = float(stdtrit(folds - 1, 1 - 0.025 / looks) / stdtrit(folds - 1, 0.975))
-    return row["value"] - stretch * (row["value"] - row["low"]), row["value"] + stretch * (row["high"] - row["value"])
 
 
 def _undefined(rows: pl.DataFrame) -> list[str]:
