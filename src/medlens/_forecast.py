@@ -69,7 +69,8 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     pictures = sum(len(data) for _, data in intake.pictures.values())
     return Forecast(
         len(prompts), len(intake.pictures), tokens, sum(len(p.tokens) for p in prompts), round(seconds, 1),
-        _memory(model, laid, plan, views), BASE_DISK + 3 * pictures + states_bytes(_counts(laid), model.width, model.depth), _scratch(model, laid, plan),
+        _memory(model, laid, plan, views), BASE_DISK + 3 * pictures + states_bytes(_counts(laid), model.width, model.depth),
+        _scratch(model, laid, plan),
     )  # fmt: skip
 
 

@@ -47,7 +47,8 @@ def _score(pairs: PairSums, of_update: bool) -> Value:
     n, d = pairs.n, pairs.x.d
     if n < 2:
         return Value.undefined(n, f"{n} rows")
-    explained, _, uu, yy = pairs.regression()
+    found = pairs.regression()
+    explained, uu, yy = found.explained.sum(), found.uu.sum(), found.yy.sum()
     total = uu if of_update else yy
     if total <= FAINTEST * (pairs.x.products().trace() + uu):
         return Value.undefined(n, f"the {'update' if of_update else 'output'} does not vary measurably")

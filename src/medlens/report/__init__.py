@@ -55,7 +55,7 @@ def render(run: store.Run, figures: Figures | None = None) -> str:
         sections=figures.sections(),
         fields=fields_of(run.rows),
         massive=massive(run.massive),
-        claims=verdicts(_claims(run), figures.names),
+        claims=verdicts(run.claims, figures.names),
         nulls=sorted({protocol for protocol in run.rows["protocol"] if protocol.startswith("null: ")}),
         intervals=run.rows.filter(pl.col("low").is_finite()).height > 0,
         scores=_scores(run),
@@ -79,12 +79,6 @@ def _with_interval(row: dict[str, Any] | None) -> str:
     if row["low"] is None or row["low"] != row["low"]:
         return _number(row["value"])
     return f"{_number(row['value'])} ({_number(row['low'])} to {_number(row['high'])})"
-
-
-def _claims(run: store.Run) -> pl.DataFrame:
-    """The verdicts, or an empty table where no claims were judged."""
-    path = run.path / "claims.parquet"
-    return pl.read_parquet(path) if path.is_file() else pl.DataFrame()
 
 
 def _title(run: store.Run) -> str:

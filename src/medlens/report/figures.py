@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import polars as pl
 
 from medlens import store
+from medlens.published import for_run
 from medlens.report.charts import as_svg, side_by_side, titled
 from medlens.report.lines import COLOURS, SIDES, Line, lines_of, main_protocol, scales_of
 from medlens.report.plateau import plateaus, spans
@@ -29,7 +29,7 @@ class Figures:
     def __init__(self, run: store.Run) -> None:
         self.run, self.depth, self.width = run, run.manifest["model"]["blocks"], run.manifest["model"]["width"]
         self.rows = run.rows.filter(pl.col("group") == "all")
-        self.published, self._charts = published(run), {}
+        self.published, self._charts = for_run(run), {}
         there = list(dict.fromkeys(self.rows["measure"]))
         elsewhere = {*BEHIND, *SCALES} - {*READINGS}
         self.names = [name for name in READINGS if name in there] + [n for n in there if n not in READINGS and n not in elsewhere]
@@ -153,12 +153,3 @@ def _table(rows: pl.DataFrame, with_measure: bool) -> list[dict[str, Any]]:
 
 def _said(protocol: str, variant: str) -> str:
     return variant if protocol == "sound" else f"{protocol}, {variant}" if variant != "raw" else protocol
-
-
-def published(run: store.Run) -> pl.DataFrame | None:
-    """The published study's curves (measure, tokens, layer, value), where the run is of its model."""
-    if importlib.util.find_spec("medlens.published") is None:
-        return None
-    from medlens.published import for_run  # pyright: ignore[reportMissingImports]
-
-    return for_run(run)
