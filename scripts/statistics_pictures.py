@@ -4,6 +4,7 @@ python scripts/statistics_pictures.py
 """
 
 from pathlib import Path
+from typing import cast
 
 import altair as alt
 import torch
@@ -44,7 +45,10 @@ def unrelated() -> alt.LayerChart:
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=["#D55E00", "#0072B2", "#009E73"]), legend=LEGEND)
     chart = alt.Chart(alt.InlineData(values=records)).encode(x=x, y=alt.Y("score:Q", title="linearity"), color=colour)
     dash = alt.StrokeDash("what:N", legend=None, scale=alt.Scale(domain=names, range=[[6, 4], [1, 0], [1, 0]]))
-    return alt.layer(chart.mark_line(strokeWidth=2).encode(strokeDash=dash), chart.mark_point(filled=True, size=40, opacity=1))
+    return cast(
+        "alt.LayerChart",
+        alt.layer(chart.mark_line(strokeWidth=2).encode(strokeDash=dash), chart.mark_point(filled=True, size=40, opacity=1)),
+    )
 
 
 def massive() -> alt.LayerChart:
@@ -60,7 +64,7 @@ def massive() -> alt.LayerChart:
     colour = alt.Color("what:N", title=None, scale=alt.Scale(range=["#D55E00", "#0072B2"]), legend=LEGEND)
     x = alt.X("size:Q", title="added to one entry of 7 of 4,096 rows")
     chart = alt.Chart(alt.InlineData(values=records)).encode(x=x, y=alt.Y("score:Q", title="anisotropy"), color=colour)
-    return alt.layer(chart.mark_line(strokeWidth=2), chart.mark_point(filled=True, size=40, opacity=1))
+    return cast("alt.LayerChart", alt.layer(chart.mark_line(strokeWidth=2), chart.mark_point(filled=True, size=40, opacity=1)))
 
 
 def save(chart: alt.LayerChart, name: str) -> None:

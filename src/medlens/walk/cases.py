@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -58,13 +57,10 @@ class Case:
         branch = self.pack.segments[place]
         return self.image if branch == 0 else self.prompts[branch - 1].sample.id, self.pack.positions[place]
 
-    @cached_property
+    @property
     def readings(self) -> list[list[int]]:
         """The places that each prompt's own reading is made of: the prefix, and its branch."""
-        of_segment: dict[int, list[int]] = {}
-        for place, segment in enumerate(self.pack.segments):
-            of_segment.setdefault(segment, []).append(place)
-        return [of_segment.get(0, []) + of_segment.get(k, []) for k in range(1, len(self.prompts) + 1)]
+        return [self.pack.rows(k) for k in range(len(self.prompts))]
 
     def described(self, reading: int, place: int) -> tuple[str, int, str, str]:
         """Of a place, as a prompt reads it: the sample, and the token's position, text and group."""
