@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medlens import _record, claims, store
+from medlens import _record, claims, hooks, store
 from medlens._answering import answer_prompts
 from medlens._crew import Processes
 from medlens._forecast import Forecast, foresee
@@ -125,7 +125,7 @@ def _walk(model: Model, laid: list[Case], reading: Instruments, work: Unfinished
         watcher.tick()
     if room.begun <= model.depth:
         for passed in steps(model, laid, [reading], watcher.tick, room):
-            _finish(reading, passed, model.depth, work)
+            _finish(reading, passed, model, work)
     return reading.findings
 
 
@@ -150,13 +150,14 @@ def _together(prepared: Prepared, named: tuple[str, str], work: Unfinished, watc
                 for part in crew.parts(block):
                     reading.take(part)
                     watcher.tick()
-                _finish(reading, block, model.depth, work)
+                _finish(reading, block, model, work)
     return answers, reading.findings
 
 
-def _finish(reading: Instruments, passed: int, depth: int, work: Unfinished) -> None:
+def _finish(reading: Instruments, passed: int, model: Model, work: Unfinished) -> None:
     """All have passed a block, or left the last one: read the sums, and note what was found."""
-    (reading.leave if passed < depth else reading.conclude)(passed)
+    with hooks.evaluation(model.module):  # of a tiny model small matrices, too: one thread
+        (reading.leave if passed < model.depth else reading.conclude)(passed)
     _record.keep_states(work.folder, reading.findings, passed)
     work.note({"state": passed + 1, "found": reading.findings.noted()})
 
