@@ -34,7 +34,7 @@ study: .venv/.installed
 	@.venv/bin/medlens study --out $(OUT)
 
 test: .venv/.dev
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n auto --dist loadfile
 
 check: .venv/.dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/pyright

@@ -246,7 +246,10 @@ def test_a_study(folders, family, tmp_path):
     run = medlens.study(model, samples, medlens.Plan(max_new_tokens=2), tmp_path / "run")
     assert run.samples.height == 6
     assert run.manifest["model"]["family"] == family
-    layers = run.rows.filter((pl.col("measure") == "linearity_of_update") & (pl.col("tokens") == "image"))["layer"]
+    layers = run.rows.filter(
+        (pl.col("measure") == "linearity_of_update") & (pl.col("tokens") == "image") & (pl.col("variant") == "raw"),
+        pl.col("protocol") == "sound",
+    )["layer"]
     assert layers.to_list() == list(range(model.depth))
 
 

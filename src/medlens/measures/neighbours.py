@@ -187,7 +187,7 @@ def _by_fold(
 def _distances(x: Tensor, starts: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
     """Some rows at a time: their squared distances (rows, n) to all, but for a constant of each row; to themselves, infinite."""
     squares = x.square().sum(1)
-    for start, stop in zip(starts, [*starts[1:], len(x)], strict=True):
+    for start, stop in zip(starts, [*starts[1:], len(x)][: len(starts)], strict=True):
         distance = torch.addmm(squares, x[start:stop], x.T, alpha=-2)
         own = torch.arange(stop - start, device=x.device)
         distance[own, start + own] = torch.inf
