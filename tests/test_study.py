@@ -33,13 +33,13 @@ def test_tables_have_the_columns_of_the_contract(run):
     for name, columns in store.TABLES.items():
         table = getattr(run, name)
         assert dict(table.schema) == {k: v() if isinstance(v, type) else v for k, v in columns.items()}
-        assert table.height > 0
+        assert table.height > 0 or name == "massive"  # the phantom has none: see test_geometry for those that are planted
 
 
 def test_every_measure_at_every_layer_for_every_group(run):
     """State measures at states 0..L and the normed last; pair measures at blocks 0..L-1. Off-by-one errors end here."""
     for name, measure in MEASURES.items():
-        rows = run.rows.filter(pl.col("measure") == name)
+        rows = run.rows.filter(measure=name, protocol="sound").filter(pl.col("variant").is_in(["raw", "normed"]))
         raw = [(b, "raw") for b in range(8 if measure.needs == "pairs" else 9)]
         expected = raw if measure.needs == "pairs" else [*raw, (8, "normed")]
         for group in ("image", "text", "template", "answer", "all"):
@@ -71,7 +71,7 @@ def states(phantom, run):
 def test_rows_are_the_measures_of_the_states(phantom, run):
     """The whole way (packs, walk, sums) against the functions of arrays on states taken one sample at a time."""
     rows, images = states(phantom, run)
-    table = {(r["measure"], r["layer"], r["tokens"], r["variant"]): r for r in run.rows.to_dicts()}
+    table = {(r["measure"], r["layer"], r["tokens"], r["variant"]): r for r in run.rows.filter(protocol="sound").to_dicts()}
     for group in ("image", "text"):
         for name, measure in MEASURES.items():
             for layer in range(9):

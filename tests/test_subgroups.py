@@ -36,7 +36,7 @@ def test_a_row_is_that_of_a_study_of_these_samples_alone(phantom, run, tmp_path)
         (f"modality={SAMPLES[0].tags['modality']}", [s for s in SAMPLES if s.tags["modality"] == SAMPLES[0].tags["modality"]]),
         (f"question_type={kind}", [s for s in SAMPLES if s.question_type == kind]),
     ):
-        alone = medlens.study(phantom, mine, Plan(answers="given", nulls=()), tmp_path / group)
+        alone = medlens.study(phantom, mine, Plan(answers="given", nulls=(), instruments=("geometry",)), tmp_path / group)
         both = alone.rows.join(run.rows.filter(pl.col("group") == group), on=KEY, suffix="_by")
         assert both.height == alone.rows.height
         assert (both["n"] == both["n_by"]).all()
