@@ -90,6 +90,20 @@ class Weights:
             raise BadModel(f"{place.file}: weight {place.name} is not what it was when it was first read; the file has changed")
         return weight
 
+    def read_rows(self, name: str, begin: int, end: int) -> Tensor:
+        """Some rows of one weight, without the others. Raises BadModel for a NaN or infinity."""
+        place = self.places[name]
+        if name in self.edits:  # an edit is of the whole
+            return self.read(name)[begin:end]
+        try:
+            with safetensors.safe_open(place.file, "pt") as opened:
+                rows = opened.get_slice(place.name)[begin:end].to(self.device, self.dtype)
+        except (safetensors.SafetensorError, OSError) as e:
+            raise BadModel(f"{place.file}: weight {place.name} cannot be read any more ({e})") from e
+        if not torch.isfinite(rows).all():
+            raise BadModel(f"{place.file}: weight {place.name} holds a NaN or infinity; the file is damaged")
+        return rows
+
     def expect(self, names: Iterable[str]) -> None:
         """Have the system read these weights' bytes ahead, into its own cache: no memory of ours, and no waiting for it."""
         if not hasattr(os, "posix_fadvise"):
