@@ -167,9 +167,9 @@ def test_accelerate_s_copy_is_the_same_model(model, tmp_path, monkeypatch):
     monkeypatch.setattr(streamed, "BATCHES", 2)
     streamed._copy(Path(model), tmp_path / "copy")
     assert len(list((tmp_path / "copy").glob(f"*.{streamed.INPUTS}"))) == 2
-    streamed.accelerate_disk(str(tmp_path / "copy"))()
+    streamed.accelerate_disk(str(tmp_path / "copy"), "cold")()
     monkeypatch.setattr(streamed, "MEMORY", "1kB")
-    streamed.walked(model)()
+    streamed.walked(model, "cold")()
     from transformers import LlavaForConditionalGeneration
 
     again = LlavaForConditionalGeneration.from_pretrained(tmp_path / "copy", dtype=torch.float32).eval()
