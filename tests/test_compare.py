@@ -242,8 +242,12 @@ def test_two_studies(phantom, tmp_path):
     image = found.differences.filter(pl.col("measure") == "anisotropy", pl.col("tokens") == "image", pl.col("variant") == "raw")
     assert image["layer"].to_list() == list(range(9))
     assert image["difference"].abs().max() > 0
-    assert set(image["how"]) == ({"paired"} if runs[0].left_out.height else {""})
-    itself = medlens.compare([runs[0], runs[0]]).differences
-    assert itself["difference"].fill_nan(0).abs().max() == 0
-    assert not itself["significant"].fill_null(False).any()
+    assert set(image["how"]) == {"paired"}
+    (kernels,) = [heat.values for heat in found.cka if heat.tokens == "image"]
+    assert kernels.shape == (9, 9)
+    assert kernels[8, 8] < 0.99  # another model
+    itself = medlens.compare([runs[0], runs[0]])
+    assert all(np.allclose(heat.values.diagonal(), 1, atol=1e-6) for heat in itself.cka)
+    assert itself.differences["difference"].fill_nan(0).abs().max() == 0
+    assert not itself.differences["significant"].fill_null(False).any()
     found.write(tmp_path / "out")

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medlens import store
-from medlens.curves import Curve, Key, curves
+from medlens.curves import Curve, Key, curves, spans
 from medlens.grammar import OF_PAIRS, Claim, Of, own_names, parse
 from medlens.spread import jackknife_error, student
 
@@ -247,18 +247,7 @@ class _Peak:
         return 2 * len(self.layers) < self.count
 
     def __str__(self) -> str:
-        return f"{self.kind}s {ranges(self.layers)} of {self.count}"
-
-
-def ranges(layers: set[int]) -> str:
-    """Layers as a person writes them: 3 to 5, 9."""
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)
+        return f"{self.kind}s {spans(self.layers)} of {self.count}"
 
 
 def _together(one: _Peak, two: _Peak) -> _Figure:
@@ -299,7 +288,7 @@ def _why(curve: Curve) -> str:
     """Why a layer is not defined: the first reason."""
     missing = np.flatnonzero(~curve.sure)
     notes = [note for note in (curve.notes[k] for k in missing) if note]
-    return f"undefined at layers {ranges(set(curve.layers[missing].tolist()))}: {notes[0] if notes else 'with one fold less'}"
+    return f"undefined at layers {spans(set(curve.layers[missing].tolist()))}: {notes[0] if notes else 'with one fold less'}"
 
 
 def _and_why(curve: Curve) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,3 +77,14 @@ def _curve(rows: pl.DataFrame, left_out: pl.DataFrame | None) -> Curve:
                 without[row[fold], place[layer]] = value
     values, low, high = (rows[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in ("value", "low", "high"))
     return Curve(layers, values, low, high, rows["n"].to_numpy(), tuple(rows["note"].fill_null("")), folds, without)
+
+
+def spans(layers: Collection[int]) -> str:
+    """Layers as a person writes them: 0 to 3, 7."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)

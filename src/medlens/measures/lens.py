@@ -52,7 +52,8 @@ def _likeliest(normed: Tensor, logits: Logits, k: int) -> Words:
         ids = new if ids is None else torch.cat([ids, new], 1)
         top, best = top.topk(min(k, top.shape[1]), dim=1)
         ids = ids.gather(1, best)
-    assert top is not None and ids is not None
+    assert top is not None
+    assert ids is not None
     return Words(ids, top.double() - total.log_sum[:, None], total.log_sum - total.mean)
 
 

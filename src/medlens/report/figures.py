@@ -7,10 +7,11 @@ from typing import Any
 import polars as pl
 
 from medlens import store
+from medlens.curves import spans
 from medlens.published import for_run
 from medlens.report.charts import as_svg, side_by_side, titled
 from medlens.report.lines import COLOURS, SIDES, Line, lines_of, main_protocol, scales_of
-from medlens.report.plateau import plateaus, spans
+from medlens.report.plateau import plateaus
 from medlens.report.readings import BEHIND, READINGS, SCALES, SECTIONS, Reading, reading_of
 
 SCALES_READING = Reading(

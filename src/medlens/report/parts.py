@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from medlens.report.plateau import spans
+from medlens.curves import spans
 from medlens.report.readings import BEHIND, READINGS, SCALES
 
 CLASSES = {"supported": "right", "not supported": "wrong"}  # what else is said ("cannot be said") is neither

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from medlens.curves import spans
 from medlens.report.lines import main_protocol
 from medlens.report.readings import SCALES
 
@@ -54,14 +55,3 @@ def plateaus(rows: pl.DataFrame, tokens: str) -> list[tuple[str, str]]:
     for layer in sorted(found):
         said[plateau([found[layer].get(name) for name in SCALES])].append(layer)
     return [(verdict, spans(said[verdict])) for verdict in (PLATEAU, NONE, OPEN) if verdict in said]
-
-
-def spans(layers: Sequence[int]) -> str:
-    """As a person writes them: 0 to 3, 7."""
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)

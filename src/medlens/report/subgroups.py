@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
+from medlens.curves import spans
 from medlens.report.charts import as_svg, side_by_side
 from medlens.report.lines import BLACK, PALETTE, SIDES, Line, frame_of
-from medlens.report.plateau import spans
 from medlens.report.readings import READINGS
 
 MEASURES = ("linearity_of_update", "held_out_linearity_of_update", "anisotropy", "intrinsic_dimension")
