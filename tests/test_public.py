@@ -29,6 +29,7 @@ NAMES = [
     "cka",
     "compare",
     "doctor",
+    "edit",
     "effective_rank",
     "errors",
     "forecast",

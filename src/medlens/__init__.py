@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medlens._answers import Answers as Answers
     from medlens._answers import answer_all as answer_all
     from medlens._doctor import doctor as doctor
+    from medlens._edit import edit as edit
     from medlens._forecast import Forecast as Forecast
     from medlens._merge import merge as merge
     from medlens._merge import study_shard as study_shard
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "medlens._answers": ("Answers", "answer_all"),
     "medlens._doctor": ("doctor",),
+    "medlens._edit": ("edit",),
     "medlens._forecast": ("Forecast",),
     "medlens._merge": ("merge", "study_shard"),
     "medlens._study": ("forecast", "study"),

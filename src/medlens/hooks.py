@@ -93,6 +93,16 @@ def inputs_of(module: nn.Module) -> AbstractContextManager[list[Tensor]]:
 
 
 @contextmanager
+def changed_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Hand `change(first argument)` to `module` in the place of its first argument."""
+    handle = module.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def calls_of(module: nn.Module) -> Iterator[list[Call]]:
     """Collect what `module` is called with."""
     collected: list[Call] = []

@@ -1,0 +1,82 @@
+"""Interventions: the model as it is, but for what some of its units do. Context managers, which leave nothing behind.
+
+A unit is an entry of what enters a block's `down_proj`: its activation, act(gate(x)) * up(x).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from medlens import hooks
+from medlens.errors import BadInput, BadModel
+from medlens.models.base import Model
+
+Unit = tuple[int, int]  # (block, unit)
+
+
+def down(model: Model, block: int) -> nn.Linear:
+    """The projection through which a block's units write. Raises BadInput for a block that is not there; BadModel for a family
+    whose blocks have none of this name."""
+    if not 0 <= block < model.depth:
+        raise BadInput(f"{model.name} has blocks 0 to {model.depth - 1}; got {block}")
+    found = getattr(getattr(model.blocks[block], "mlp", None), "down_proj", None)
+    if not isinstance(found, nn.Linear):
+        raise BadModel(f"{model.name}: block {block} of {model.family} has no mlp.down_proj, so its units are not known")
+    return found
+
+
+@contextmanager
+def units_scaled(model: Model, units: Sequence[Unit], factor: float = 0.0) -> Iterator[None]:
+    """With the activations of these units multiplied by a factor, at every token: 0 ablates them, 2 is the mirror test."""
+    with _changed(model, units, lambda _, activations: activations * factor):
+        yield
+
+
+@contextmanager
+def units_set(model: Model, units: Sequence[Unit], values: Mapping[Unit, float | Tensor]) -> Iterator[None]:
+    """With the activations of these units set: to a number each (their mean over other images, for a mean ablation), or to as many
+    as there are tokens, (T,) (another image's, for a resample ablation)."""
+    if missing := [unit for unit in units if unit not in values]:
+        raise BadInput(f"no value for {len(missing)} of {len(units)} units, the first of them {missing[0][0]}.{missing[0][1]}")
+
+    def to(block: int, activations: Tensor, own: Sequence[int]) -> Tensor:
+        given = [torch.as_tensor(values[block, unit], dtype=activations.dtype, device=activations.device) for unit in own]
+        return torch.stack([one.expand(activations.shape[:-1]) for one in given], -1)
+
+    with _changed(model, units, lambda at, activations: to(at[0], activations, at[1])):
+        yield
+
+
+Change = Callable[[tuple[int, list[int]], Tensor], Tensor]  # ((block, units), their activations (..., T, k)) to other ones
+
+
+@contextmanager
+def _changed(model: Model, units: Sequence[Unit], change: Change) -> Iterator[None]:
+    with ExitStack() as stack:
+        for block, own in _by_block(model, units).items():
+            stack.enter_context(hooks.changed_input(down(model, block), _only(own, lambda a, at=(block, own): change(at, a))))
+        yield
+
+
+def _only(own: list[int], change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def changed(activations: Tensor) -> Tensor:
+        new = activations.clone()
+        new[..., own] = change(activations[..., own])
+        return new
+
+    return changed
+
+
+def _by_block(model: Model, units: Sequence[Unit]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = defaultdict(list)
+    for block, unit in dict.fromkeys(units):
+        wide = down(model, block).in_features
+        if not 0 <= unit < wide:
+            raise BadInput(f"unit {block}.{unit}: block {block} of {model.name} has units 0 to {wide - 1}")
+        found[block].append(unit)
+    return found
