@@ -41,6 +41,8 @@ NAMES = [
     "linearity",
     "linearity_of_update",
     "load",
+    "load_lens",
+    "train_lens",
     "mean_cosine",
     "merge",
     "study_shard",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from medlens._merge import study_shard as study_shard
     from medlens._study import forecast as forecast
     from medlens._study import study as study
+    from medlens._tune import load_lens as load_lens
+    from medlens._tune import train_lens as train_lens
     from medlens.claims import judge as judge
     from medlens.comparison import Comparison as Comparison
     from medlens.comparison import compare as compare
@@ -60,6 +62,7 @@ _HOMES = {
     "medlens._forecast": ("Forecast",),
     "medlens._merge": ("merge", "study_shard"),
     "medlens._study": ("forecast", "study"),
+    "medlens._tune": ("load_lens", "train_lens"),
     "medlens.claims": ("judge",),
     "medlens.comparison": ("Comparison", "compare"),
     "medlens.data": ("read",),
