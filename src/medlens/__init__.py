@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from medlens._forecast import Forecast as Forecast
     from medlens._merge import merge as merge
     from medlens._merge import study_shard as study_shard
+    from medlens._neighbours import Neighbours as Neighbours
+    from medlens._neighbours import neighbours as neighbours
     from medlens._study import forecast as forecast
     from medlens._study import study as study
     from medlens.claims import judge as judge
@@ -57,6 +59,7 @@ _HOMES = {
     "medlens._doctor": ("doctor",),
     "medlens._forecast": ("Forecast",),
     "medlens._merge": ("merge", "study_shard"),
+    "medlens._neighbours": ("Neighbours", "neighbours"),
     "medlens._study": ("forecast", "study"),
     "medlens.claims": ("judge",),
     "medlens.comparison": ("Comparison", "compare"),

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from medlens.measures.massive import massive
 from medlens.walk.cases import Case
 
 
 class Kept:
     """A visitor. places: of each case, by its image, which of its places. layers: which states; state L is kept raw. In memory:
-    layers x places x d floats, float32."""
+    layers x places x d floats, float32. massive: columns in which any row that passed has a massive activation."""
 
     def __init__(self, places: Mapping[str, Sequence[int]], layers: Sequence[int], depth: int) -> None:
         self.places, self.layers, self.depth = places, layers, depth
+        self.massive: set[int] = set()
         self._rows: dict[tuple[int, str], Tensor] = {}
 
     def visit(self, block: int, case: Case, before: Tensor, after: Tensor) -> None:
@@ -28,6 +30,7 @@ class Kept:
         self._keep(self.depth, case, raw)
 
     def _keep(self, layer: int, case: Case, state: Tensor) -> None:
+        self.massive |= {entry.column for entry in massive(state, case.readings)}
         if layer in self.layers and case.image in self.places:
             self._rows[layer, case.image] = state[list(self.places[case.image])].detach().float().cpu()
 

@@ -133,7 +133,7 @@ def _words(prompt: Prompt, tokenizer: Any) -> Iterator[tuple[str, int]]:
     """Each word with the place of its last token. Marks between words are none."""
     ids, groups = prompt.tokens.ids, prompt.tokens.groups
     for run in _runs([group if group in WORDS else None for group in groups]):
-        texts = [tokenizer.decode(list(ids[run.start : place + 1])) for place in run]
+        texts = [tokenizer.decode(list(ids[run.start : place + 1]), clean_up_tokenization_spaces=False) for place in run]
         own = [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
         word = ""
         for k, (place, piece) in enumerate(zip(run, own, strict=True)):
