@@ -30,7 +30,9 @@ def picture(seen: np.ndarray, words: Sequence[str], sure: Sequence[bool], captio
     return page
 
 
-def _word(pen: ImageDraw.ImageDraw, word: str, at: tuple[int, int], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, ground: object) -> None:
+def _word(
+    pen: ImageDraw.ImageDraw, word: str, at: tuple[int, int], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, ground: object
+) -> None:
     while len(word) > 1 and pen.textlength(word, font) > CELL - 6:
         word = word.rstrip("…")[:-1] + "…"
     x0, y0, x1, y1 = pen.textbbox(at, word, font=font, anchor="mm")

@@ -33,8 +33,12 @@ def true_words(model: Model, words: pl.DataFrame, samples: Sequence[Sample], nam
 
     Columns: layer, name, `on` (share among patches that lie at least half on such a region, of those whose word is its name),
     `beside` (the same name, among the same image's patches that no region touches), `elsewhere` (what `on` is on average when each
-    image is given the names of another one's regions: the regions are these, the image is not), `difference` (on - beside) with
-    `low` and `high` (95 %, leaving out one image at a time), patches, images. Raises BadInput where no image has such a region.
+    image is given the names of another one's regions), `difference` (on - beside), `specific` (on - elsewhere), both with `_low` and
+    `_high` (95 %, leaving out one image at a time), patches, images.
+
+    A difference alone proves little: lesions look unlike what is beside them, so a word can be theirs whatever they are; `specific`
+    is of the right name among names. And neither interval knows how few names there are: random weights, too, send three looks to
+    words, now and then to the right ones. What they give is the null. Raises BadInput where no image has such a region.
     """
     wanted = {name.casefold() for name in names}
     first = words["layer"].min()
@@ -45,7 +49,9 @@ def true_words(model: Model, words: pl.DataFrame, samples: Sequence[Sample], nam
             images[name] = found
     if not images:
         known = sorted({region.name for sample in samples for region in sample.regions})
-        raise BadInput(f"no image has a region named {', '.join(names)} as large as a patch; regions here: {', '.join(known) or 'none'}")
+        raise BadInput(
+            f"no image has a region named {', '.join(names)} as large as a patch; regions here: {', '.join(known) or 'none'}"
+        )
     rows = []
     for (layer,), table in words.sort("layer", "patch").group_by("layer", maintain_order=True):
         said = {name: [w.casefold() for w in of["word"]] for (name,), of in table.group_by("image", maintain_order=True)}
@@ -81,24 +87,25 @@ def _shares(images: dict[str, Image], said: dict[str, list[str]], names: set[str
 
 def _summary(counts: np.ndarray) -> dict[str, float | int | None]:
     total = counts.sum(0)
-    low, high, _ = jackknife(_difference(total), [_difference(total - one) for one in counts])
-    return {
+    without = [total - one for one in counts]
+    found: dict[str, float | int | None] = {
         "on": _ratio(total[0], total[1]),
         "beside": _ratio(total[2], total[3]),
         "elsewhere": _ratio(total[4], total[1]),
-        "difference": float(_difference(total)),
-        "low": low,
-        "high": high,
-        "patches": int(total[1]),
-        "images": len(counts),
     }
+    for name, hits, of in (("difference", 2, 3), ("specific", 4, 1)):
+        full, *others = (_less(of_all, hits, of) for of_all in (total, *without))
+        low, high, _ = jackknife(full, others)
+        found |= {name: float(full), f"{name}_low": low, f"{name}_high": high}
+    return found | {"patches": int(total[1]), "images": len(counts)}
 
 
 def _ratio(hits: float, of: float) -> float:
     return float(hits / of) if of else float("nan")
 
 
-def _difference(total: np.ndarray) -> Value:
-    if not total[1] or not total[3]:
+def _less(total: np.ndarray, hits: int, of: int) -> Value:
+    """The share on the regions less another share, by the columns of its hits and its patches."""
+    if not total[1] or not total[of]:
         return Value.undefined(int(total[1]), "no patches on a region, or none beside it")
-    return Value(_ratio(total[0], total[1]) - _ratio(total[2], total[3]), int(total[1]))
+    return Value(_ratio(total[0], total[1]) - _ratio(total[hits], total[of]), int(total[1]))

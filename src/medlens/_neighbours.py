@@ -10,14 +10,19 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from PIL import Image
 from torch import Tensor
 
+from medlens._near_pictures import picture
+from medlens._near_regions import true_words
 from medlens._record import fingerprint
-from medlens.errors import BadInput, BadModel
+from medlens.data.images import open_image
+from medlens.errors import BadInput, BadModel, CannotWrite
 from medlens.instruments.kept import Kept
 from medlens.instruments.texts import Sentence, TextStates, Word, choose, load_texts, sentences_in, sentences_of
 from medlens.measures.nearest import Nearest, nearest
 from medlens.models.base import Model
+from medlens.models.frame import frame, side_of
 from medlens.types import Sample
 from medlens.walk.cases import Prompt, cases
 from medlens.walk.forward import prepare, walk
@@ -47,6 +52,39 @@ class Neighbours:
     samples: tuple[Sample, ...]
     left_out: tuple[int, ...]
 
+    def true_words(self, model: Model, names: Sequence[str]) -> pl.DataFrame:
+        """How often the nearest word of a patch on a named region is its name: see `_near_regions.true_words`."""
+        return true_words(model, self.table.filter(pl.col("rank") == 1), self.samples, names)
+
+    def picture(self, model: Model, number: int, layer: int) -> Image.Image:
+        """Image `number` as the model sees it, each patch with its nearest word at a layer; on blue where it is nearer than the
+        null's 95 % quantile. Raises BadInput for what was not read, BadModel where the patches are no grid."""
+        layers = self.null["layer"].to_list()
+        if layer not in layers or not 0 <= number < len(self.samples):
+            raise BadInput(f"read were images 0 to {len(self.samples) - 1} at layers {layers}; got image {number}, layer {layer}")
+        sample = self.samples[number]
+        shown = (pl.col("image") == _image(sample, number)) & (pl.col("layer") == layer) & (pl.col("rank") == 1)
+        rows = self.table.filter(shown).sort("patch")
+        side_of(model, rows.height)
+        limit = self.null.filter(pl.col("layer") == layer)["null_95"][0]
+        caption = f"{_image(sample, number)}: nearest words of text, image states of layer {layer} of {model.depth}"
+        seen = frame(model, open_image(sample.image, sample.id, grey=True))
+        return picture(seen, rows["word"].to_list(), (rows["similarity"] > limit).to_list(), caption)
+
+    def save(self, folder: str | Path, model: Model) -> Path:
+        """Write `neighbours.parquet`, `layers.parquet`, and a picture of every image at every layer. Raises CannotWrite."""
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.table.write_parquet(folder / "neighbours.parquet")
+            self.null.write_parquet(folder / "layers.parquet")
+            for number in range(len(self.samples)):
+                for layer in self.null["layer"]:
+                    self.picture(model, number, layer).save(folder / f"image-{number:02d}-layer-{layer:02d}.png")
+        except OSError as e:
+            raise CannotWrite(f"{folder} cannot be written: {e.strerror or e}") from e
+        return folder
+
 
 def neighbours(
     model: Model, samples: Sequence[Sample] | Sample, texts: Texts = None, *, layers: Sequence[int] | None = None, k: int = 5,
@@ -55,7 +93,7 @@ def neighbours(
     """The k nearest text states of every patch of the first `images` images, at each of `layers`, by cosine of the raw states.
 
     texts: where words come from: a file with one sentence a line; samples, whose questions and answers are read; a library, or its
-    file (.safetensors), whose layers then hold; None: these samples' own. Sentences are read without any image. layers: states
+    file (.safetensors), which is searched at the layers it has; None: these samples' own. Sentences are read without any image. layers: states
     whose words are stored and whose patches are read, each compared with all of them (default: all, or 8 evenly spread and the
     last). cap: words at each layer, drawn by `seed`. leave_out_massive: cosines without the columns of massive activations, which
     otherwise make everything near to everything; raw, as in the paper, by default.

@@ -84,5 +84,3 @@ def _ordered(queries: Tensor, library: Tensor, candidates: Tensor, k: int) -> Ne
 def _units(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows of length 1; rows of zeros stay so, and are near nothing. In float64 first: no scale overflows or vanishes."""
     return functional.normalize(rows.double(), dim=1, eps=1e-300).to(dtype)
-
-
