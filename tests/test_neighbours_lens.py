@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from PIL import Image
 
 import medlens
 from medlens.errors import BadData, BadInput, BadModel
@@ -38,9 +37,7 @@ def by_hand(queries, library, k):
     q, lib = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries.double().numpy(), library.double().numpy()))
     similarity = q @ lib.T
     for j in range(len(lib)):
-        if (np.abs(lib[:j] - lib[j]).max(1, initial=1) if j else np.ones(1)).min() < 1e-12:
-            similarity[:, j] = -9
-        elif j and np.abs(lib[:j] - lib[j]).max(1).min() < 1e-12:
+        if j and np.abs(lib[:j] - lib[j]).max(1).min() < 1e-12:
             similarity[:, j] = -9
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(similarity, order, 1)
@@ -171,7 +168,8 @@ def test_the_last_state_is_raw_and_words_are_read_without_an_image(model, found)
     at = texts.sentences.index(next(s for s in texts.sentences if s.startswith("what kind of image is this")))
     question, answer = texts.sentences[at].rsplit(" ", 1)
     seen = medlens.forward(model, medlens.Sample(question=question), answer)
-    place = [i for i in (*seen.tokens.where("text"), *seen.tokens.where("answer")) if seen.tokens.texts[i] == texts.words[at]][0]
+    written = (*seen.tokens.where("text"), *seen.tokens.where("answer"))
+    place = next(i for i in written if seen.tokens.texts[i] == texts.words[at])
     assert (texts.states[-1, at] - seen.raw_last[place]).abs().max() < 1e-4
     assert (texts.states[3, at] - seen.hidden_states[3][place]).abs().max() < 1e-4
 

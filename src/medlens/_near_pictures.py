@@ -12,6 +12,8 @@ FONT = 14
 MARGIN = 26  # for the caption
 SURE, FAINT = (0, 114, 178), (90, 90, 90)  # Okabe and Ito 2008: blue where a word is nearer than the null, grey elsewhere
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 def picture(seen: np.ndarray, words: Sequence[str], sure: Sequence[bool], caption: str) -> Image.Image:
     """seen: (height, width, 3) in 0..1, tiled by a square grid of as many patches as there are words. sure: which words stand on a
@@ -30,11 +32,9 @@ def picture(seen: np.ndarray, words: Sequence[str], sure: Sequence[bool], captio
     return page
 
 
-def _word(
-    pen: ImageDraw.ImageDraw, word: str, at: tuple[int, int], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, ground: object
-) -> None:
+def _word(pen: ImageDraw.ImageDraw, word: str, at: tuple[int, int], font: Font, ground: tuple[int, int, int]) -> None:
     while len(word) > 1 and pen.textlength(word, font) > CELL - 6:
         word = word.rstrip("…")[:-1] + "…"
     x0, y0, x1, y1 = pen.textbbox(at, word, font=font, anchor="mm")
-    pen.rectangle((x0 - 2, y0 - 2, x1 + 2, y1 + 2), fill=ground)  # pyright: ignore[reportArgumentType]
+    pen.rectangle((x0 - 2, y0 - 2, x1 + 2, y1 + 2), fill=ground)
     pen.text(at, word, "white", font, anchor="mm")

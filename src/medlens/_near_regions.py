@@ -28,13 +28,13 @@ class Image(NamedTuple):
 def true_words(model: Model, words: pl.DataFrame, samples: Sequence[Sample], names: Sequence[str]) -> pl.DataFrame:
     """Of each layer and name ("all": of all of `names`), the share of patches whose word is the name of a region.
 
-    words: image, layer, patch, word, one row for each patch and layer, such as a table of neighbours where `rank` is 1. samples: one
-    of each image, with the regions. names: of regions, which are looked for as words (case does not matter).
+    words: image, layer, patch, word, one row for each patch and layer, such as a table of neighbours where `rank` is 1. samples:
+    one of each image, with the regions. names: of regions, which are looked for as words (case does not matter).
 
     Columns: layer, name, `on` (share among patches that lie at least half on such a region, of those whose word is its name),
     `beside` (the same name, among the same image's patches that no region touches), `elsewhere` (what `on` is on average when each
-    image is given the names of another one's regions), `difference` (on - beside), `specific` (on - elsewhere), both with `_low` and
-    `_high` (95 %, leaving out one image at a time), patches, images.
+    image is given the names of another one's regions), `difference` (on - beside), `specific` (on - elsewhere), both with `_low`
+    and `_high` (95 %, leaving out one image at a time), patches, images.
 
     A difference alone proves little: lesions look unlike what is beside them, so a word can be theirs whatever they are; `specific`
     is of the right name among names. And neither interval knows how few names there are: random weights, too, send three looks to
@@ -49,9 +49,8 @@ def true_words(model: Model, words: pl.DataFrame, samples: Sequence[Sample], nam
             images[name] = found
     if not images:
         known = sorted({region.name for sample in samples for region in sample.regions})
-        raise BadInput(
-            f"no image has a region named {', '.join(names)} as large as a patch; regions here: {', '.join(known) or 'none'}"
-        )
+        here = ", ".join(known) or "none"
+        raise BadInput(f"no image has a region named {', '.join(names)} as large as a patch; regions here: {here}")
     rows = []
     for (layer,), table in words.sort("layer", "patch").group_by("layer", maintain_order=True):
         said = {name: [w.casefold() for w in of["word"]] for (name,), of in table.group_by("image", maintain_order=True)}

@@ -1,5 +1,5 @@
-"""What image tokens are near to in the model's own text: the nearest stored states of words, at any layer, where the logit lens finds
-no word (LatentLens: Krojer et al. 2026). (`_neighbours`, because the public function is called `neighbours`.)
+"""What image tokens are near to in the model's own text: the nearest stored states of words, at any layer, for image tokens that
+the logit lens cannot read (LatentLens: Krojer et al. 2026). (`_neighbours`, because the public function is called `neighbours`.)
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Neighbours:
     """table: a row for each patch, layer and neighbour (`rank` 1 is the nearest): sample, image, layer, patch (index in the image's
     grid), rank, word, sentence, text_layer (whose state of the word it is), similarity (cosine).
 
-    null: of each layer, `similarity` (mean over patches, of the nearest), `null` and `null_95` (mean and 95 % quantile of the same where
-    every column was shuffled over the patches: each has its own values, and no patch is one any more), `above` (share of patches beyond
-    null_95), `words` (how many different ones are nearest), `commonest` and its `share`: a word that is near to everything
-    says little; `text_layer`: the median over patches of the layer that the nearest word's state comes from.
+    null: of each layer, `similarity` (mean over patches, of the nearest), `null` and `null_95` (mean and 95 % quantile of the same
+    where every column was shuffled over the patches: each has its own values, and no patch is one any more), `above` (share of
+    patches beyond null_95), `words` (how many different ones are nearest), `commonest` and its `share`: a word that is near to
+    everything says little; `text_layer`: the median over patches of the layer that the nearest word's state comes from.
 
     texts: the library, to be saved and used again. samples: whose images these are. left_out: columns with massive activations,
     where they were left out.
@@ -93,10 +93,10 @@ def neighbours(
     """The k nearest text states of every patch of the first `images` images, at each of `layers`, by cosine of the raw states.
 
     texts: where words come from: a file with one sentence a line; samples, whose questions and answers are read; a library, or its
-    file (.safetensors), which is searched at the layers it has; None: these samples' own. Sentences are read without any image. layers: states
-    whose words are stored and whose patches are read, each compared with all of them (default: all, or 8 evenly spread and the
-    last). cap: words at each layer, drawn by `seed`. leave_out_massive: cosines without the columns of massive activations, which
-    otherwise make everything near to everything; raw, as in the paper, by default.
+    file (.safetensors), which is searched at the layers it has; None: these samples' own. Sentences are read without any image.
+    layers: states whose words are stored and whose patches are read, each compared with all of them (default: all, or 8 evenly
+    spread and the last). cap: words at each layer, drawn by `seed`. leave_out_massive: cosines without the columns of massive
+    activations, which otherwise make everything near to everything; raw by default, as in the paper.
 
     One walk of images and sentences together. In memory: layers x (cap + images x patches) x width x 4 bytes (7 billion parameters:
     0.9 GB), and the walk's own.

@@ -60,8 +60,6 @@ def command(
     if as_json:
         print(json.dumps({"out": str(out), "words": len(found.texts), "layers": found.null.to_dicts()}))
         return
-    table(
-        found.null,
-        f"{len(found.texts)} words of text at each of {len(found.texts.layers)} layers; nearest to {len(found.samples)} images",
-    )
+    words = f"{len(found.texts)} words of text at each of {len(found.texts.layers)} layers"
+    table(found.null, f"{words}; nearest to {len(found.samples)} images")
     print(f"tables and pictures: {out}")

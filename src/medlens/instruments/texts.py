@@ -1,7 +1,7 @@
 """States of words in their sentences: the library in which image tokens look for their neighbours (LatentLens: Krojer et al. 2026).
 
-A word is stored at its last token, which has read the whole of it, as the model reads its sentence alone, without an image: with one,
-what an image token is near to could be what the word has taken from that image.
+A word is stored at its last token, which has read the whole of it, as the model reads its sentence alone, without an image: with
+one, what an image token is near to could be what the word has taken from that image.
 """
 
 from __future__ import annotations

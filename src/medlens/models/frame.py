@@ -37,8 +37,8 @@ def side_of(model: Model, patches: int) -> int:
 
 
 def covered(model: Model, mask: np.ndarray, patches: int) -> np.ndarray:
-    """(patches) in 0..1: the share of each patch that a mask (height, width) of the original image covers. The mask goes the way the
-    image goes; what the processor pads is not covered."""
+    """(patches) in 0..1: the share of each patch that a mask (height, width) of the original image covers. The mask goes the way
+    the image goes; what the processor pads is not covered."""
     seen = frame(model, Image.fromarray(mask.astype(np.uint8) * 255)).min(2) > 0.75  # above any colour that is padded with
     side = side_of(model, patches)
     rows, columns = (np.arange(n) * side // n for n in seen.shape)
