@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import polars as pl
@@ -27,7 +28,7 @@ from medlens.types import Sample
 from medlens.walk.cases import Prompt, cases
 from medlens.walk.forward import prepare, walk
 
-STORED = 8  # layers of a deep model, and the last one: more would be gigabytes
+STORED = 8  # layers at most, and the last one: more would be gigabytes
 TEXT, IMAGE = "text {}", "image {}"  # what walks is called so, whatever the data call it
 Texts = TextStates | Sequence[Sample] | str | Path | None
 
@@ -94,8 +95,8 @@ def neighbours(
 
     texts: where words come from: a file with one sentence a line; samples, whose questions and answers are read; a library, or its
     file (.safetensors), which is searched at the layers it has; None: these samples' own. Sentences are read without any image.
-    layers: states whose words are stored and whose patches are read, each compared with all of them (default: all, or 8 evenly
-    spread and the last). cap: words at each layer, drawn by `seed`. leave_out_massive: cosines without the columns of massive
+    layers: states whose words are stored and whose patches are read, each compared with all of them (default: all, or at most
+    8 evenly spread and the last). cap: words at each layer, drawn by `seed`. leave_out_massive: cosines without the columns of massive
     activations, which otherwise make everything near to everything; raw by default, as in the paper.
 
     One walk of images and sentences together. In memory: layers x (cap + images x patches) x width x 4 bytes (7 billion parameters:
@@ -136,7 +137,7 @@ def _one_of_each_image(samples: Sequence[Sample], images: int) -> list[Sample]:
 
 def _layers(model: Model, layers: Sequence[int] | None) -> tuple[int, ...]:
     if layers is None:
-        return tuple(sorted({*range(0, model.depth, max(1, model.depth // STORED)), model.depth}))
+        return tuple(sorted({*range(0, model.depth, ceil(model.depth / STORED)), model.depth}))
     wrong = [b for b in layers if not 0 <= b <= model.depth]
     if wrong or not layers:
         raise BadInput(f"layers are states 0 to {model.depth} of {model.name}; got {', '.join(map(str, wrong)) or 'none'}")
