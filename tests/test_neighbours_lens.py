@@ -28,7 +28,7 @@ def found(model):
 
 
 def sick(images):
-    drawn = [s for s in medlens.phantom.samples(12 * images, seed=9) if s.tags["count"]]
+    drawn = [s for s in medlens.phantom.samples(20 * images + 40, seed=9) if s.tags["count"]]
     return list({s.image_id: s for s in drawn}.values())[:images]
 
 
@@ -238,11 +238,10 @@ def test_a_mask_goes_the_way_of_its_image(model):
 def test_shares_of_words_that_are_planted(model, found):
     """Every patch on a lesion is given its name, or another's: the table says so."""
     first = found.table.filter(pl.col("rank") == 1)
+    on = {s.image_id: [(r.name, covered(model, r.array(), 64) >= 0.5) for r in s.regions] for s in found.samples}
     names = []
     for image, patch in first.select("image", "patch").iter_rows():
-        sample = next(s for s in found.samples if s.image_id == image)
-        on = [r.name for r in sample.regions if covered(model, r.array(), 64)[patch] >= 0.5]
-        names.append(on[0] if on else "the")
+        names.append(next((name for name, patches in on[image] if patches[patch]), "the"))
     right = replace(found, table=first.with_columns(word=pl.Series(names))).true_words(model, LESIONS)
     assert set(right["on"]) == {1.0}
     assert set(right["beside"]) == {0.0}
@@ -250,3 +249,58 @@ def test_shares_of_words_that_are_planted(model, found):
     assert set(wrong["on"]) == set(wrong["specific"].drop_nans()) == {0.0}
     with pytest.raises(BadInput, match="no image has a region named liver"):
         found.true_words(model, ["liver"])
+
+
+def test_lesions_are_near_their_own_words_and_not_in_a_model_that_knows_nothing(model):
+    """The last state, which was chosen beforehand: the right name more often than beside, and than another image's name."""
+    words, slices = medlens.phantom.samples(300, seed=5), sick(80)
+    assert len(slices) == 80
+    shares = {}
+    for name in ("phantom", "phantom:random"):
+        loaded = model if name == "phantom" else medlens.load(name)
+        found = medlens.neighbours(loaded, slices, words, images=80, k=1, layers=[model.depth])
+        shares[name] = found.true_words(loaded, LESIONS).filter(name="all").row(0, named=True)
+    knows, random = shares["phantom"], shares["phantom:random"]
+    assert knows["difference_low"] > 0.05
+    assert knows["specific_low"] > 0
+    assert random["difference_low"] < 0
+    assert random["specific_low"] < 0
+    assert knows["specific"] > 2 * abs(random["specific"])
+
+
+# ---- pictures and the command
+
+
+def test_a_picture_has_a_word_on_each_patch(model, found):
+    page = found.picture(model, 0, 5)
+    side = page.width // 8
+    words = found.table.filter((pl.col("layer") == 5) & (pl.col("rank") == 1) & (pl.col("image") == found.samples[0].image_id))
+    limit = found.null.filter(layer=5)["null_95"][0]
+    pixels, blue = np.asarray(page), (0, 114, 178)
+    for patch, similarity in words.select("patch", "similarity").iter_rows():
+        row, column = divmod(patch, 8)
+        top = page.height - page.width + row * side
+        cell = pixels[top : top + side, column * side : (column + 1) * side]
+        assert (cell == blue).all(2).any() == (similarity > limit)
+    for wrong in ((4, 5), (0, 9), (-1, 5)):
+        with pytest.raises(BadInput, match="read were images 0 to 3"):
+            found.picture(model, *wrong)
+
+
+def test_the_command(tmp_path):
+    from typer.testing import CliRunner
+
+    from medlens.cli import app
+
+    slices = medlens.phantom.samples(1, seed=2)
+    slices[0].image.save(tmp_path / "slice.png")
+    (tmp_path / "text.txt").write_text("a mass\na cyst\n")
+    said = CliRunner().invoke(app, [
+        "lens-neighbours", "phantom", "--image", str(tmp_path / "slice.png"), "--texts", str(tmp_path / "text.txt"),
+        "--layer", "5", "--layer", "8", "--out", str(tmp_path / "out"), "--save-texts", str(tmp_path / "t.safetensors"), "--json",
+    ])  # fmt: skip
+    assert said.exit_code == 0, said.output
+    made = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert made == ["image-00-layer-05.png", "image-00-layer-08.png", "layers.parquet", "neighbours.parquet"]
+    assert set(pl.read_parquet(tmp_path / "out" / "neighbours.parquet")["word"]) == {"a", "mass", "cyst"}
+    assert (tmp_path / "t.safetensors").exists()

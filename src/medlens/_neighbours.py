@@ -95,9 +95,9 @@ def neighbours(
 
     texts: where words come from: a file with one sentence a line; samples, whose questions and answers are read; a library, or its
     file (.safetensors), which is searched at the layers it has; None: these samples' own. Sentences are read without any image.
-    layers: states whose words are stored and whose patches are read, each compared with all of them (default: all, or at most
-    8 evenly spread and the last). cap: words at each layer, drawn by `seed`. leave_out_massive: cosines without the columns of massive
-    activations, which otherwise make everything near to everything; raw by default, as in the paper.
+    layers: states whose words are stored and whose patches are read, each compared with all of them (default: all, or at most 8
+    evenly spread and the last). cap: words at each layer, drawn by `seed`. leave_out_massive: cosines without the columns of
+    massive activations, which otherwise make everything near to everything; raw by default, as in the paper.
 
     One walk of images and sentences together. In memory: layers x (cap + images x patches) x width x 4 bytes (7 billion parameters:
     0.9 GB), and the walk's own.
