@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from medlens._forecast import Forecast as Forecast
     from medlens._merge import merge as merge
     from medlens._merge import study_shard as study_shard
+    from medlens._neighbours import Neighbours as Neighbours
+    from medlens._neighbours import neighbours as neighbours
     from medlens._study import forecast as forecast
     from medlens._study import study as study
     from medlens._tune import load_lens as load_lens
@@ -61,6 +63,7 @@ _HOMES = {
     "medlens._edit": ("edit",),
     "medlens._forecast": ("Forecast",),
     "medlens._merge": ("merge", "study_shard"),
+    "medlens._neighbours": ("Neighbours", "neighbours"),
     "medlens._study": ("forecast", "study"),
     "medlens._tune": ("load_lens", "train_lens"),
     "medlens.claims": ("judge",),

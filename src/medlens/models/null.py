@@ -50,7 +50,8 @@ def reinitialised(model: Model, seed: int) -> Model:
     shared = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in model.module.parameters()}
     module = copy.deepcopy(model.module, dict(shared))
     spread = getattr(model.text_config, "initializer_range", None) or SPREAD
-    weights = Drawn(module, {}, model.dtype, model.device, seed=seed, spread=spread)
+    told = {name: f"drawn {seed} {spread} {tuple(w.shape)}" for name, w in module.state_dict().items()}  # by what they are known
+    weights = Drawn(module, {}, model.dtype, model.device, digests=told, seed=seed, spread=spread)
     return replace(model, module=module, weights=weights, checks=None)
 
 
