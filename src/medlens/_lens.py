@@ -45,8 +45,7 @@ def lens(
 
     answer: the one that is put behind the prompt; default: the model's own, greedy. target: the word that is followed through the
     states at the position that predicts the answer; default: the answer's first token. words: how many of each. layers: only these
-    states (0 .. L); the answer is followed through all. tuned: a tuned lens of these very weights (`medlens.load_lens`), in place of
-    the final norm alone.
+    states (0 .. L); the answer is followed through all. tuned: a tuned lens of these very weights (`medlens.load_lens`).
 
     Raises BadInput for a state that is none, and for a target that is no word of the vocabulary; and what `answer` raises.
     """

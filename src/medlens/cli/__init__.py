@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, bench, claims, compare, data, doctor, merge, phantom, study
+from medlens.cli import answer, bench, claims, compare, data, doctor, lens, merge, phantom, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("compare")(compare.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.command("bench")(bench.command)
+app.add_typer(lens.app, name="lens")
 app.add_typer(phantom.app, name="phantom")
 app.add_typer(data.app, name="data")
 

@@ -74,7 +74,12 @@ def _stage(reading: LensReading, layer: int) -> dict[str, object]:
     lines = reading.patches.filter(pl.col("layer") == layer)
     room = 700 / reading.grid.columns if reading.grid else 200
     patches = [
-        {"word": short(plain(of.word), room, 12), "hint": f"{pictures.at(reading, k)}: {of.hint}", "ground": colour(of.level), "ink": ink(of.level)}
+        {
+            "word": short(plain(of.word), room, 12),
+            "hint": f"{pictures.at(reading, k)}: {of.hint}",
+            "ground": colour(of.level),
+            "ink": ink(of.level),
+        }
         for k, of in enumerate(pictures.cells_of(lines))
-    ]  # fmt: skip
+    ]
     return {"layer": layer, "name": pictures.named(layer, reading.depth), "patches": patches}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SIDE = 900  # of the image with its patches
 BESIDE = 300  # of the plain image beside it
 TOP, FOOT = 84, 60
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a8a8a")  # Okabe-Ito, and grey
 
 
 def heading(reading: LensReading) -> str:
@@ -48,7 +49,8 @@ def cells_of(lines: pl.DataFrame) -> list[Cell]:
 
 def patches(reading: LensReading, layer: int) -> str:
     """The image with the word of each patch at a state: below in each patch, on the colour of its probability."""
-    assert reading.grid is not None and reading.picture is not None
+    assert reading.grid is not None
+    assert reading.picture is not None
     rows, columns = reading.grid
     across = SIDE / max(rows, columns)
     wide, high = across * columns, across * rows
@@ -56,9 +58,8 @@ def patches(reading: LensReading, layer: int) -> str:
     body = [picture(20, TOP, wide, high, reading.picture)]
     for k, of in enumerate(cells_of(reading.patches.filter(pl.col("layer") == layer))):
         x, y = 20 + k % columns * across, TOP + k // columns * across
-        body.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{across:.1f}" height="{across:.1f}" fill="none" stroke="#ffffff" stroke-opacity="0.5"/>'
-        )
+        box = f'x="{x:.1f}" y="{y:.1f}" width="{across:.1f}" height="{across:.1f}"'
+        body.append(f'<rect {box} fill="none" stroke="#ffffff" stroke-opacity="0.5"/>')
         body.append(cell(x + 1, y + across - bar - 1, across - 2, bar, of, size))
     scaled = BESIDE / max(wide, high)
     body.append(picture(wide + 50, TOP, wide * scaled, high * scaled, reading.picture))
@@ -124,49 +125,54 @@ def vocabulary_seen(lines: pl.DataFrame) -> int:
 
 
 def decision(reading: LensReading) -> Chart:
-    """The way of the answer's word through the states: its probability with that of its rivals; its rank; what is lost by stopping."""
+    """The way of the answer's word through the states: its probability with that of its rivals, its rank, and what is lost by
+    stopping there."""
     own = reading.decisions.select("layer", "word", "p")
     every = pl.concat([own, reading.rivals]).with_columns(pl.col("word").map_elements(plain, pl.String))
     words = every["word"].unique(maintain_order=True).to_list()
-    greys = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a8a8a")
-    x = {
-        "field": "layer",
-        "type": "quantitative",
-        "title": "state",
-        "scale": {"domain": [0, reading.depth], "nice": False},
-        "axis": {"tickMinStep": 1, "format": "d"},
+    colours = {"domain": words, "range": [HUES[k % len(HUES)] for k in range(len(words))]}
+    worst = max(reading.decisions["rank"].to_list())
+    upto = max(worst, 2)
+    ticks = [1, *(t for k in range(7) for t in (2 * 10**k, 5 * 10**k, 10 ** (k + 1)) if t <= upto)]
+    ranks = {
+        "scale": {"type": "log", "domain": [1, upto], "reverse": True, "nice": False},
+        "axis": {"values": ticks, "format": "d"},
     }
-    colours: dict[str, Any] = {
-        "field": "word",
-        "type": "nominal",
-        "title": None,
-        "sort": words,
-        "scale": {"domain": words, "range": list(greys[: len(words)])},
-    }
-    upper = {
-        "data": {"values": every.to_dicts()}, "width": 520, "height": 210,
-        "title": f"Probability of “{plain(reading.target)}” and of its rivals",
-        "mark": {"type": "line", "point": {"size": 36}, "strokeWidth": 2},
-        "encoding": {"x": x, "y": {"field": "p", "type": "quantitative", "title": None, "scale": {"domain": [0, 1]}}, "color": colours},
-    }  # fmt: skip
     return {
+        "title": {
+            "text": f"How “{plain(reading.target)}” comes about",
+            "subtitle": f"{heading(reading)}: {asked(reading)}",
+            "offset": 14,
+        },
+        "spacing": 16,
         "vconcat": [
-            upper,
-            _lower(reading, x, "rank", "Its rank (1: the likeliest)"),
-            _lower(reading, x, "kl", "What stopping here loses: KL to the model's own words, nats"),
+            _curve(reading, every, "p", "probability, with that of its rivals", 210, {"scale": {"domain": [0, 1]}}, colours),
+            _curve(reading, reading.decisions, "rank", "its rank (1: the likeliest)", 110, ranks),
+            _curve(reading, reading.decisions, "kl", "what stopping here loses: KL to the model's own words, nats", 110, {}),
         ],
-        "spacing": 18,
-    }
-
-
-def _lower(reading: LensReading, x: Chart, column: str, title: str) -> Chart:
-    ranked = column == "rank"
-    y: dict[str, Any] = {"field": column, "type": "quantitative", "title": None}
-    if ranked:
-        worst = max(int(reading.decisions["rank"].max() or 1), 2)  # pyright: ignore[reportArgumentType]
-        y |= {"scale": {"type": "log", "domain": [worst, 1], "nice": False}, "axis": {"tickCount": 4, "format": "d"}}
-    return {
-        "data": {"values": reading.decisions.select("layer", column).to_dicts()}, "width": 520, "height": 110, "title": title,
-        "mark": {"type": "line", "point": {"size": 36, "color": "#0072B2"}, "color": "#0072B2", "strokeWidth": 2},
-        "encoding": {"x": x, "y": y},
     }  # fmt: skip
+
+
+def _curve(
+    reading: LensReading, lines: pl.DataFrame, column: str, title: str, height: int, axis: Chart, colours: Chart | None = None
+) -> Chart:
+    scale: Chart = {"domain": [0, reading.depth], "nice": False}
+    hue: Chart = {"field": "word", "type": "nominal", "title": None, "scale": colours} if colours else {"value": HUES[0]}
+    return {
+        "data": {"values": lines.select("layer", "word", column).to_dicts()},
+        "width": 560,
+        "height": height,
+        "title": {"text": title, "fontSize": 13, "color": SOFT},
+        "mark": {"type": "line", "point": {"size": 36}, "strokeWidth": 2},
+        "encoding": {
+            "x": {
+                "field": "layer",
+                "type": "quantitative",
+                "title": "state",
+                "scale": scale,
+                "axis": {"tickMinStep": 1, "format": "d"},
+            },
+            "y": {"field": column, "type": "quantitative", "title": None, **axis},
+            "color": hue,
+        },
+    }
