@@ -21,6 +21,7 @@ from medlens.measures.lens import Words, likeliest, said
 from medlens.models import Model, load
 from medlens.models.prompt import read
 from medlens.models.unembedding import Unembedding
+from medlens.models.values import handed_on
 from medlens.types import Sample
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.forward import prepare, walk
@@ -28,6 +29,7 @@ from medlens.walk.generate import Decoding, answers
 
 LONGEST = 16  # tokens of an answer that is generated: the lens follows its first
 RIVALS_SHOWN = 4
+OF = {"states": "states", "values": "blocks"}  # what is read, and what its layers are
 SPACES = ("▁", "Ġ")  # how tokenizers write the space in front of a word
 
 
@@ -39,9 +41,13 @@ def lens(
     target: str | None = None,
     words: int = 5,
     layers: Sequence[int] | None = None,
+    of: str = "states",
     tuned: Any = None,
 ) -> LensReading:
     """Read every token of a sample at every state as words: what the model would say if it ended there (logit lens).
+
+    of: "states"; or "values": what each token hands on in block b to those that attend to it (see `models.values`), which is what
+    places of an image are for: a model is not trained to say anything there. `layers` are then blocks, 0 .. L-1.
 
     answer: the one that is put behind the prompt; default: the model's own, greedy. target: the word that is followed through the
     states at the position that predicts the answer; default: the answer's first token. words: how many of each. layers: only these
@@ -52,29 +58,30 @@ def lens(
     model = model if isinstance(model, Model) else load(model)
     if words < 1:
         raise BadInput(f"at least 1 word of each token is read; got {words}")
-    states = _states(model, layers)
+    if of not in OF or (of == "values" and tuned is not None):
+        raise BadInput(f"a lens is of {' or '.join(OF)}, a tuned one of states; got {of}")
+    states = _layers(model, layers, model.depth + (of == "states"), OF[of])
     word = None if target is None else word_id(model, target)
     prompt, text, first = _answered(model, prepare(model, sample), answer)
     case = cases(model, [prompt])[0]
-    reader = _Reader(model, case, states, words, tuned)
+    reader = _Reader(model, case, states, words, of, tuned)
     walk(model, [case], [reader])
     grid, why, picture = _grid(model, case)
     word = first if word is None else word
+    kind = "value" if of == "values" else "logit" if tuned is None else "tuned"
     return LensReading(
-        model.name, "logit" if tuned is None else "tuned", sample.id, sample.question, text, answer is not None,
+        model.name, kind, sample.id, sample.question, text, answer is not None,
         _text(model, word), reader.predicting, model.depth, states, prompt.tokens, grid, why, picture,
         reader.words(grid is not None), *reader.decisions(word),
     )  # fmt: skip
 
 
-def _states(model: Model, layers: Sequence[int] | None) -> tuple[int, ...]:
-    if layers is None:
-        return tuple(range(model.depth + 1))
-    if wrong := [b for b in layers if not 0 <= b <= model.depth]:
-        raise BadInput(f"the states of {model.name} are 0 to {model.depth}; got layer {wrong[0]}")
-    if not layers:
-        raise BadInput(f"no layer to read; the states of {model.name} are 0 to {model.depth}")
-    return tuple(sorted(set(layers)))
+def _layers(model: Model, layers: Sequence[int] | None, count: int, what: str) -> tuple[int, ...]:
+    chosen = range(count) if layers is None else layers
+    wrong = [b for b in chosen if not 0 <= b < count]
+    if wrong or not chosen:
+        raise BadInput(f"the {what} of {model.name} are 0 to {count - 1}; got layer {wrong[0] if wrong else 'none'}")
+    return tuple(sorted(set(chosen)))
 
 
 def word_id(model: Model, word: str) -> int:
@@ -107,8 +114,9 @@ def _answered(model: Model, asked: Prompt, answer: str | None) -> tuple[Prompt, 
 class _Reader:
     """A visitor that keeps the words of every state, and the row of the position that predicts the answer."""
 
-    def __init__(self, model: Model, case: Case, states: Sequence[int], words: int, tuned: Any) -> None:
-        self._model, self._case, self._states, self._count, self._tuned = model, case, states, words, tuned
+    def __init__(self, model: Model, case: Case, layers: Sequence[int], words: int, of: str, tuned: Any) -> None:
+        self._model, self._case, self._layers, self._count = model, case, layers, words
+        self._of, self._tuned = of, tuned
         self._head = Unembedding(model)
         tokens = case.prompts[0].tokens
         self.predicting = next(iter(tokens.where("answer")), len(tokens)) - 1
@@ -116,19 +124,23 @@ class _Reader:
         self._rows: list[Tensor] = []
 
     def visit(self, block: int, case: Case, before: Tensor, after: Tensor) -> None:
+        norm = self._model.norm
         with self._model.here("norm"):
-            self._take(block, self._model.norm(before[None])[0] if self._tuned is None else self._tuned.apply(block, before))
+            normed = norm(before[None])[0] if self._tuned is None else self._tuned.apply(block, before)
+            values = norm(handed_on(self._model, block, before)[None])[0] if self._of == "values" else None
+        self._rows.append(normed[self.predicting].clone())
+        self._take(block, normed if values is None else values)
 
     def leave(self, block: int) -> None:
         pass
 
     def finish(self, case: Case, raw: Tensor, normed: Tensor) -> None:
+        self._rows.append(normed[self.predicting].clone())
         self._take(self._model.depth, normed)
 
     def _take(self, layer: int, normed: Tensor) -> None:
-        if layer in self._states:
+        if layer in self._layers:
             self._read[layer] = likeliest(normed, self._head.logits, self._count)
-        self._rows.append(normed[self.predicting].clone())
 
     def words(self, gridded: bool) -> pl.DataFrame:
         """As `WORDS` says."""
@@ -136,10 +148,11 @@ class _Reader:
         number = {place: k for k, place in enumerate(prompt.tokens.where("image"))} if gridded else {}
         lines = []
         for layer, found in self._read.items():
+            variant = "values" if self._of == "values" else self._variant(layer)
             names = [self._model.tokenizer.convert_ids_to_tokens(ids) for ids in found.ids.tolist()]
             for at, group in enumerate(prompt.tokens.groups):
                 lines.append((
-                    prompt.sample.id, prompt.image, layer, self._variant(layer), at, "" if group == "image" else texts[at],
+                    prompt.sample.id, prompt.image, layer, variant, at, "" if group == "image" else texts[at],
                     group, number.get(at), names[at], found.log_p[at].exp().tolist(), float(found.entropy[at]),
                 ))  # fmt: skip
         return pl.DataFrame(lines, schema=WORDS, orient="row")

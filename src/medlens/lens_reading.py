@@ -18,7 +18,7 @@ from medlens.types import Tokens
 WORDS = {
     **dict.fromkeys(("sample", "image"), pl.String),
     "layer": pl.Int32,  # the state
-    "variant": pl.String,  # "raw"; of the last one "normed"
+    "variant": pl.String,  # "raw"; of the last one "normed"; "values": of what block `layer` hands on
     "position": pl.Int32,  # in the prompt
     "token": pl.String,  # its text; "" for places of an image
     "tokens": pl.String,  # its group
@@ -51,9 +51,10 @@ class Grid(NamedTuple):
 class LensReading:
     """What a lens read of one sample.
 
-    lens: "logit" or "tuned". answer: the model's, or (given) the one that was asked for. target: the word whose way is followed, at
-    the position that predicts the answer. states: those whose words were read. depth: L. grid: of the image's tokens, or None and
-    `why_no_grid`. picture: what the model sees where there is a grid, else the first image as it is, or none.
+    lens: "logit", "tuned" or "value". answer: the model's, or (given) the one that was asked for. target: the word whose way is
+    followed, at the position that predicts the answer. states: those whose words were read (of a value lens: blocks). depth: L.
+    grid: of the image's tokens, or None and `why_no_grid`. picture: what the model sees where there is a grid, else the first image
+    as it is, or none.
 
     words: one line for each token and state read (see `WORDS`). decisions: one line for each of the states 0 .. L, at the position
     that predicts the answer (see `DECISIONS`). rivals: the probability of the other words that are likeliest in the end (`RIVALS`).

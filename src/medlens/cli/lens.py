@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -22,12 +21,12 @@ READ = "read"
 class _Group(TyperGroup):
     """A group whose first word may be a model: what is no subcommand is for `read`, which has no name of its own."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         others = [f"medlens lens {name} --help" for name in self.commands if name != READ]
         self.commands[READ].epilog = f"See also: {', '.join(others)}" if others else None
         return super().parse_args(ctx, args if args and args[0] in self.commands else [READ, *args])
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, found, rest = super().resolve_command(ctx, args)
         return "" if name == READ else name, found, rest
 
@@ -47,8 +46,11 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the page and its pictures; new, or one of an earlier page.")] = Path("lens"),
     answer: Annotated[str | None, typer.Option(help="Put behind the question in place of the model's own.")] = None,
     target: Annotated[str | None, typer.Option(help="The word to follow. Default: the first of the answer.")] = None,
-    layer: Annotated[list[int] | None, typer.Option(help="Only this state's words, 0 to the number of blocks. Repeatable.")] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(help="Only the words of this state (with `--of values`: block). Repeatable.")
+    ] = None,
     patch: Annotated[str | None, typer.Option(help="ROW,COLUMN of the one that is shown state by state, from 0.")] = None,
+    of: Annotated[str, typer.Option(help="`states`, or `values`: what each token hands on to those that attend to it.")] = "states",
     words: Annotated[int, typer.Option(min=1, help="So many of each token.")] = 5,
     lens: Annotated[str | None, typer.Option(help="File of a tuned lens, in place of the logit lens.")] = None,
     seed: options.Seed = 0,
@@ -75,7 +77,7 @@ def command(
         bars.tick()
         bars.begin("reading", 1)
         tuned = None if lens is None else medlens.load_lens(lens, loaded)
-        found = medlens.lens(loaded, asked, answer=answer, target=target, words=words, layers=layer, tuned=tuned)
+        found = medlens.lens(loaded, asked, answer=answer, target=target, words=words, layers=layer, of=of, tuned=tuned)
         bars.tick()
         bars.begin("drawing", 1)
         page = found.write(out, at)

@@ -62,6 +62,7 @@ def render(reading: LensReading, number: int | None) -> str:
         picture=None if reading.picture is None else data_of(reading.picture),
         stages=[_stage(reading, b) for b in reading.states],
         patch=None if number is None else pictures.one_patch(reading, number),
+        unit=pictures.unit(reading),
         place=None if number is None else pictures.place(reading, number),
         answer=as_svg(pictures.decision(reading)),
         tokens=pictures.tokens(reading),
@@ -82,4 +83,4 @@ def _stage(reading: LensReading, layer: int) -> dict[str, object]:
         }
         for k, of in enumerate(pictures.cells_of(lines))
     ]
-    return {"layer": layer, "name": pictures.named(layer, reading.depth), "patches": patches}
+    return {"layer": layer, "name": pictures.named(reading, layer), "patches": patches}

@@ -30,11 +30,22 @@ def asked(reading: LensReading) -> str:
     return f"“{reading.question}” – “{reading.answer}”"
 
 
-def named(layer: int, depth: int) -> str:
-    """Of a state, for a reader."""
-    return f"state {layer} of {depth}" + (
-        " (what the model says)" if layer == depth else " (enters the first block)" if not layer else ""
-    )
+def named(reading: LensReading, layer: int) -> str:
+    """Of a state or block, for a reader."""
+    if reading.lens == "value":
+        return f"block {layer} of 0 to {reading.depth - 1}"
+    said = " (what the model says)" if layer == reading.depth else " (enters the first block)" if not layer else ""
+    return f"state {layer} of {reading.depth}{said}"
+
+
+def verb(reading: LensReading) -> str:
+    """What tokens do under this lens."""
+    return "hands on" if reading.lens == "value" else "says"
+
+
+def unit(reading: LensReading) -> str:
+    """What layers are under this lens."""
+    return "block" if reading.lens == "value" else "state"
 
 
 def hint(words: list[str], p: list[float]) -> str:
@@ -64,7 +75,7 @@ def patches(reading: LensReading, layer: int) -> str:
     scaled = BESIDE / max(wide, high)
     body.append(picture(wide + 50, TOP, wide * scaled, high * scaled, reading.picture))
     body.append(scale(20, TOP + high + 16, ("0", "1"), "probability of the word that is likeliest at each patch"))
-    title = f"What the patches say at {named(layer, reading.depth)}"
+    title = f"What the patches {'hand on in' if reading.lens == 'value' else 'say at'} {named(reading, layer)}"
     return sheet(wide + BESIDE + 70, TOP + high + FOOT, "".join(body), title, f"{heading(reading)}: {asked(reading)}")
 
 
@@ -77,13 +88,13 @@ def one_patch(reading: LensReading, number: int) -> str:
     wide, high, left, count = 130, 36, 60, max(map(len, cells))
     body = table(20, TOP, rows, [f"word {k + 1}" for k in range(count)], cells, wide, high, left)
     foot = TOP + (len(rows) + 1) * high + 14
-    body += scale(20 + left, foot, ("0", "1"), "probability, by state (last on top)")
+    body += scale(20 + left, foot, ("0", "1"), f"probability, by {unit(reading)} (last on top)")
     where = place(reading, number)
     return sheet(
         max(40 + left + wide * count, 760),
         foot + FOOT - 10,
         body,
-        f"What {where} says, state by state",
+        f"What {where} {verb(reading)}, {unit(reading)} by {unit(reading)}",
         f"{heading(reading)}: {asked(reading)}",
     )
 
@@ -115,7 +126,11 @@ def tokens(reading: LensReading) -> str:
     body += scale(20 + left, foot, ("0", f"{most:.1f} nats"), "entropy: 0, it is sure   (←: predicts the answer)", turned=True)
     width = max(40 + left + wide * len(states), 900)
     return sheet(
-        width, foot + FOOT - 10, body, "What each token says next, state by state", f"{heading(reading)}: {asked(reading)}"
+        width,
+        foot + FOOT - 10,
+        body,
+        f"What each token {verb(reading)}, {unit(reading)} by {unit(reading)}",
+        f"{heading(reading)}: {asked(reading)}",
     )
 
 
