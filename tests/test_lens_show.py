@@ -345,10 +345,10 @@ def test_patches_on_the_lesion_do_not_say_its_type(phantom):
 def test_patches_of_random_models_hand_on_nothing():
     """The unit is the model: to one of them each modality looks like one word or another, in all of its images."""
     kind, modality = [], []
-    for seed in range(6):
+    for seed in range(12):
         found = patches_of(medlens.load(f"phantom:random:{seed}"), one_lesion(24, 12), "values")
         kind.append(max(float(of_type(found, b, 1)[0]) for b in range(8)))
         modality.append(np.mean([np.mean(of_modality(found, b)) for b in range(8)]))
     assert max(kind) < 0.2  # even at the best layer, chosen on the very images
     low, high, _ = interval_of(modality)
-    assert low < 0 < high
+    assert -0.05 < low < 0 < high < 0.05  # the sound model: 0.3
