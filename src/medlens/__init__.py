@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medlens._doctor import doctor as doctor
     from medlens._edit import edit as edit
     from medlens._forecast import Forecast as Forecast
+    from medlens._lens import lens as lens
     from medlens._merge import merge as merge
     from medlens._merge import study_shard as study_shard
     from medlens._neighbours import Neighbours as Neighbours
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from medlens.comparison import compare as compare
     from medlens.data import read as read
     from medlens.errors import MedlensError as MedlensError
+    from medlens.lens_reading import LensReading as LensReading
     from medlens.measures import MEASURES as MEASURES
     from medlens.measures import anisotropy as anisotropy
     from medlens.measures import cka as cka
@@ -62,6 +64,7 @@ _HOMES = {
     "medlens._doctor": ("doctor",),
     "medlens._edit": ("edit",),
     "medlens._forecast": ("Forecast",),
+    "medlens._lens": ("lens",),
     "medlens._merge": ("merge", "study_shard"),
     "medlens._neighbours": ("Neighbours", "neighbours"),
     "medlens._study": ("forecast", "study"),
@@ -70,6 +73,7 @@ _HOMES = {
     "medlens.comparison": ("Comparison", "compare"),
     "medlens.data": ("read",),
     "medlens.errors": ("MedlensError",),
+    "medlens.lens_reading": ("LensReading",),
     "medlens.measures": (
         "MEASURES", "anisotropy", "cka", "effective_rank", "intra_similarity", "intrinsic_dimension",
         "intrinsic_dimension_between", "linearity", "linearity_of_update", "mean_cosine", "mean_cosine_between", "mev",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, bench, claims, compare, data, doctor, edit, merge, phantom, study
+from medlens.cli import answer, bench, claims, compare, data, doctor, edit, lens, merge, phantom, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.command("edit")(edit.command)
 app.command("bench")(bench.command)
+app.add_typer(lens.app, name="lens")
 app.add_typer(phantom.app, name="phantom")
 app.add_typer(data.app, name="data")
 
