@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 
 import medlens
 from medlens.errors import BadData, BadInput, BadModel
@@ -227,6 +228,7 @@ def test_massive_columns_can_be_left_out(model, found, monkeypatch):
 
 def test_a_mask_goes_the_way_of_its_image(model):
     sample = sick(1)[0]
+    assert isinstance(sample.image, Image.Image)
     mask = sample.regions[0].array()
     assert np.allclose(covered(model, mask, 64), mask.reshape(8, 8, 8, 8).mean((1, 3)).ravel())
     seen = frame(model, sample.image)
@@ -293,7 +295,9 @@ def test_the_command(tmp_path):
     from medlens.cli import app
 
     slices = medlens.phantom.samples(1, seed=2)
-    slices[0].image.save(tmp_path / "slice.png")
+    picture = slices[0].image
+    assert isinstance(picture, Image.Image)
+    picture.save(tmp_path / "slice.png")
     (tmp_path / "text.txt").write_text("a mass\na cyst\n")
     said = CliRunner().invoke(app, [
         "lens-neighbours", "phantom", "--image", str(tmp_path / "slice.png"), "--texts", str(tmp_path / "text.txt"),

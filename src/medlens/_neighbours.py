@@ -185,9 +185,9 @@ def _compared(
     generator = torch.Generator().manual_seed(seed)
     tables, nulls = [], []
     for layer, rows in zip(at, queries, strict=True):
-        found, null = nearest(rows, library, k), nearest(_shuffled(rows, generator), library, 1)
-        tables.append(_table(texts, found, chosen, layer))
-        nulls.append(_against_null(tables[-1], null.similarity[:, 0], layer))
+        both = nearest(torch.cat([rows, _shuffled(rows, generator)]), library, k)
+        tables.append(_table(texts, Nearest(both.rows[: len(rows)], both.similarity[: len(rows)]), chosen, layer))
+        nulls.append(_against_null(tables[-1], both.similarity[len(rows) :, 0], layer))
     return Neighbours(pl.concat(tables), pl.concat(nulls), texts, tuple(chosen), tuple(left_out))
 
 

@@ -38,7 +38,12 @@ def nearest(queries: Tensor, library: Tensor, k: int = 5) -> Nearest:
         raise BadInput(f"at least 1 neighbour of at least 1 row; got k={k} and {len(library)} rows")
     kept = distinct_directions(library)
     k = min(k, len(kept))
-    found = [_nearest(rows, library, kept, k) for rows in queries.split(ROWS)]
+    chunks = queries.split(ROWS) if len(queries) else ()
+    best: list[_Best] = [_Best(torch.empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64)) for rows in chunks]
+    for numbers in kept.split(BLOCK):  # the library outside: each of its blocks is brought to length 1 once
+        units = _units(library[numbers], torch.float32)
+        best = [_better(known, rows, units, numbers, k) for known, rows in zip(best, chunks, strict=True)]
+    found = [_ordered(rows, library, known.rows.sort(1).values, k) for known, rows in zip(best, chunks, strict=True)]
     if not found:
         return Nearest(torch.zeros(0, k, dtype=torch.int64), torch.zeros(0, k, dtype=torch.float64))
     return Nearest(*(torch.cat(part) for part in zip(*found, strict=True)))
@@ -58,18 +63,19 @@ def distinct_directions(rows: Tensor) -> Tensor:
     return torch.tensor(kept, dtype=torch.int64)
 
 
-def _nearest(queries: Tensor, library: Tensor, kept: Tensor, k: int) -> Nearest:
-    units = _units(queries, torch.float32)
-    best = rows = None
-    for numbers in kept.split(BLOCK):
-        products = units @ _units(library[numbers], torch.float32).T
-        numbers = numbers.expand(len(units), -1)
-        products = products if best is None else torch.cat([best, products], 1)
-        rows = numbers if rows is None else torch.cat([rows, numbers], 1)
-        best, at = products.topk(min(k + SPARE, products.shape[1]), dim=1)
-        rows = rows.gather(1, at)
-    assert rows is not None
-    return _ordered(queries, library, rows.sort(1).values, k)
+class _Best(NamedTuple):
+    """Candidates so far: products (T, n) float32, and the rows (T, n) that they are of."""
+
+    products: Tensor
+    rows: Tensor
+
+
+def _better(known: _Best, queries: Tensor, units: Tensor, numbers: Tensor, k: int) -> _Best:
+    """With the rows of one more block, of these numbers."""
+    products = torch.cat([known.products, _units(queries, torch.float32) @ units.T], 1)
+    rows = torch.cat([known.rows, numbers.expand(len(queries), -1)], 1)
+    products, at = products.topk(min(k + SPARE, products.shape[1]), dim=1)
+    return _Best(products, rows.gather(1, at))
 
 
 def _ordered(queries: Tensor, library: Tensor, candidates: Tensor, k: int) -> Nearest:
