@@ -88,7 +88,7 @@ def one_patch(reading: LensReading, number: int) -> str:
     body += scale(20 + left, foot, ("0", "1"), f"probability, by {unit(reading)} (last on top)")
     where = place(reading, number)
     return sheet(
-        max(40 + left + wide * count, 760),
+        max(40 + left + wide * count, 900),
         foot + FOOT - 10,
         body,
         f"What {where} {verb(reading)}, {unit(reading)} by {unit(reading)}",
