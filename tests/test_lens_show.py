@@ -112,6 +112,15 @@ def test_what_is_refused(phantom, sample, asked, said):
         medlens.lens(phantom, sample, **asked)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_answer_is_predicted_where_the_model_began_it(sample, seed):
+    """Also where its text is written with other tokens than it was said with."""
+    found = medlens.lens(f"phantom:random:{seed}", sample, layers=[8])
+    assert found.decisions["rank"][-1] == 1
+    assert found.decisions["kl"][-1] < 1e-9
+    assert found.tokens.texts[found.predicting] == "[/INST]"
+
+
 # ---- values
 
 
@@ -191,6 +200,12 @@ def test_what_comes_from_outside_is_escaped(phantom, sample, tmp_path):
     assert "<img" not in html
     assert "<b>id" not in html
     assert "&lt;img src=x" in html
+
+
+def test_what_no_picture_can_hold_is_written_out(phantom, sample, tmp_path):
+    odd = medlens.Sample(image=sample.image, question="what is \x06 the lesion \u202e ?\x00", id="\x1b[1m")
+    found = medlens.lens(phantom, odd, answer="mass \x07", layers=[8])
+    assert "\\x06" in found.write(tmp_path / "L").read_text()
 
 
 def test_two_images_are_a_list_and_no_grid(phantom, sample, tmp_path):

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medlens._record import public_name
 from medlens.data.images import open_image
 from medlens.errors import BadInput
 from medlens.lens_reading import DECISIONS, RIVALS, WORDS, Grid, LensReading
@@ -62,15 +63,15 @@ def lens(
         raise BadInput(f"a lens is of {' or '.join(OF)}, a tuned one of states; got {of}")
     states = _layers(model, layers, model.depth + (of == "states"), OF[of])
     word = None if target is None else word_id(model, target)
-    prompt, text, first = _answered(model, prepare(model, sample), answer)
+    prompt, text, last, first = _answered(model, prepare(model, sample), answer)
     case = cases(model, [prompt])[0]
-    reader = _Reader(model, case, states, words, of, tuned)
+    reader = _Reader(model, case, last, states, words, of, tuned)
     walk(model, [case], [reader])
     grid, why, picture = _grid(model, case)
     word = first if word is None else word
     kind = "value" if of == "values" else "logit" if tuned is None else "tuned"
     return LensReading(
-        model.name, kind, sample.id, sample.question, text, answer is not None,
+        public_name(model.name), kind, sample.id, sample.question, text, answer is not None,
         _text(model, word), reader.predicting, model.depth, states, prompt.tokens, grid, why, picture,
         reader.words(grid is not None), *reader.decisions(word),
     )  # fmt: skip
@@ -98,28 +99,32 @@ def word_id(model: Model, word: str) -> int:
     raise BadInput(f"no token of {model.name} says {word!r} alone{offer}")
 
 
-def _answered(model: Model, asked: Prompt, answer: str | None) -> tuple[Prompt, str, int]:
-    """The prompt with its answer behind it, the answer, and the id of the answer's first token. Of an answer without words: the
-    prompt alone, and the token that ended it."""
+def _answered(model: Model, asked: Prompt, answer: str | None) -> tuple[Prompt, str, int, int]:
+    """The prompt with its answer behind it, the answer, the position that predicts it, and the id of its first token. Of an answer
+    without words: the prompt alone, and the token that ended it.
+
+    The first token is the one the model itself said, or of a given answer the one behind the prompt (in front of the answer's
+    words, where the tokenizer joins them with the prompt's last)."""
     if answer is not None and not answer.strip():
         raise BadInput("the answer is empty; give words, or leave it out and the model's own is taken")
     own = answers(model, [asked], Decoding(LONGEST))[0] if answer is None else None
-    text = str(own) if own is not None else str(answer)
-    if own is not None and not text.strip():
-        return asked, text, own.ids[0]
+    text, last = str(answer if own is None else own), len(asked.tokens) - 1
+    if not text.strip() and own is not None:
+        return asked, text, last, own.ids[0]
     told = replace(asked, tokens=read(model, asked.sample, asked.look, text))
-    return told, text, told.tokens.ids[told.tokens.where("answer")[0]]
+    if told.tokens.ids[: last + 1] != asked.tokens.ids:
+        last = told.tokens.where("answer")[0] - 1
+    return told, text, last, told.tokens.ids[last + 1] if own is None else own.ids[0]
 
 
 class _Reader:
     """A visitor that keeps the words of every state, and the row of the position that predicts the answer."""
 
-    def __init__(self, model: Model, case: Case, layers: Sequence[int], words: int, of: str, tuned: Any) -> None:
+    def __init__(self, model: Model, case: Case, predicting: int, layers: Sequence[int], words: int, of: str, tuned: Any) -> None:
         self._model, self._case, self._layers, self._count = model, case, layers, words
         self._of, self._tuned = of, tuned
         self._head = Unembedding(model)
-        tokens = case.prompts[0].tokens
-        self.predicting = next(iter(tokens.where("answer")), len(tokens)) - 1
+        self.predicting = predicting
         self._read: dict[int, Words] = {}
         self._rows: list[Tensor] = []
 

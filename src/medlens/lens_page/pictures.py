@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from medlens.lens_page.svg import SOFT, Cell, cell, picture, plain, scale, sheet, table
+from medlens.lens_page.svg import SOFT, Cell, cell, picture, plain, scale, sheet, table, visible
 from medlens.report.charts import Chart
 from medlens.report.lines import COLOURS
 
@@ -20,14 +20,10 @@ TOP, FOOT = 84, 60
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a8a8a")  # Okabe-Ito, and grey
 
 
-def heading(reading: LensReading) -> str:
-    """Model, sample and lens."""
-    return f"{reading.model}, sample {reading.sample or 'of your own'}, {reading.lens} lens"
-
-
-def asked(reading: LensReading) -> str:
-    """Question and answer."""
-    return f"“{reading.question}” – “{reading.answer}”"
+def line(reading: LensReading) -> str:
+    """Model, sample, lens, question and answer, in one line."""
+    question, answer = (visible(w if len(w) <= 60 else w[:59] + "…") for w in (reading.question, reading.answer))
+    return visible(f"{reading.model}, sample {reading.sample or 'of your own'}, {reading.lens} lens: “{question}” – “{answer}”")
 
 
 def named(reading: LensReading, layer: int) -> str:
@@ -65,7 +61,8 @@ def patches(reading: LensReading, layer: int) -> str:
     rows, columns = reading.grid
     across = SIDE / max(rows, columns)
     wide, high = across * columns, across * rows
-    bar, size = across * 0.36, min(across * 0.24, 24)
+    size = min(across * 0.24, 24)
+    bar = size * 1.5
     body = [picture(20, TOP, wide, high, reading.picture)]
     for k, of in enumerate(cells_of(reading.patches.filter(pl.col("layer") == layer))):
         x, y = 20 + k % columns * across, TOP + k // columns * across
@@ -76,7 +73,7 @@ def patches(reading: LensReading, layer: int) -> str:
     body.append(picture(wide + 50, TOP, wide * scaled, high * scaled, reading.picture))
     body.append(scale(20, TOP + high + 16, ("0", "1"), "probability of the word that is likeliest at each patch"))
     title = f"What the patches {'hand on in' if reading.lens == 'value' else 'say at'} {named(reading, layer)}"
-    return sheet(wide + BESIDE + 70, TOP + high + FOOT, "".join(body), title, f"{heading(reading)}: {asked(reading)}")
+    return sheet(wide + BESIDE + 70, TOP + high + FOOT, "".join(body), title, line(reading))
 
 
 def one_patch(reading: LensReading, number: int) -> str:
@@ -91,11 +88,11 @@ def one_patch(reading: LensReading, number: int) -> str:
     body += scale(20 + left, foot, ("0", "1"), f"probability, by {unit(reading)} (last on top)")
     where = place(reading, number)
     return sheet(
-        max(40 + left + wide * count, 760),
+        max(40 + left + wide * count, 900),
         foot + FOOT - 10,
         body,
         f"What {where} {verb(reading)}, {unit(reading)} by {unit(reading)}",
-        f"{heading(reading)}: {asked(reading)}",
+        line(reading),
     )
 
 
@@ -130,7 +127,7 @@ def tokens(reading: LensReading) -> str:
         foot + FOOT - 10,
         body,
         f"What each token {verb(reading)}, {unit(reading)} by {unit(reading)}",
-        f"{heading(reading)}: {asked(reading)}",
+        line(reading),
     )
 
 
@@ -156,7 +153,7 @@ def decision(reading: LensReading) -> Chart:
     return {
         "title": {
             "text": f"How “{plain(reading.target)}” comes about",
-            "subtitle": f"{heading(reading)}: {asked(reading)}",
+            "subtitle": line(reading),
             "offset": 14,
         },
         "spacing": 16,

@@ -32,7 +32,12 @@ class Cell(NamedTuple):
 def plain(word: str) -> str:
     """A token as a reader reads it: without its mark of a space in front, and what cannot be seen written out."""
     bare = word.lstrip(SPACES) if word.strip(SPACES) else " " * len(word)
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in bare) if bare.strip(" ") else repr(bare)
+    return visible(bare) if bare.strip(" ") else repr(bare)
+
+
+def visible(words: str) -> str:
+    """With what cannot be seen, or is no character of XML, written out."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words)
 
 
 def short(word: str, width: float, size: float) -> str:
@@ -58,7 +63,7 @@ def text(x: float, y: float, words: str, size: float, fill: str = DARK, anchor: 
     """Words, centred on the height y."""
     return (
         f'<text x="{x:.1f}" y="{y + 0.35 * size:.1f}" font-size="{size:.1f}" fill="{fill}" text-anchor="{anchor}" '
-        f'font-weight="{weight}">{escape(words)}</text>'
+        f'font-weight="{weight}">{escape(visible(words))}</text>'
     )
 
 
@@ -66,7 +71,7 @@ def cell(x: float, y: float, width: float, height: float, of: Cell, size: float)
     """A word on its ground."""
     ground = f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour(of.level)}"/>'
     word = text(x + width / 2, y + height / 2, short(plain(of.word), width - 4, size), size, ink(of.level), "middle")
-    return f"<g><title>{escape(of.hint)}</title>{ground}{word}</g>" if of.hint else ground + word
+    return f"<g><title>{escape(visible(of.hint))}</title>{ground}{word}</g>" if of.hint else ground + word
 
 
 def table(

@@ -15,9 +15,13 @@ def handed_on(model: Model, block: int, state: Tensor) -> Tensor:
     state in front of it: the OV circuit of all heads together (Elhage et al. 2021, A Mathematical Framework for Transformer
     Circuits). The block's weights must be in memory. Raises BadModel for a block whose attention is put together otherwise."""
     layer: Any = model.blocks[block]
-    attention = getattr(layer, "self_attn", None)
-    parts = [getattr(attention, "v_proj", None), getattr(attention, "o_proj", None), getattr(layer, "input_layernorm", None)]
-    if None in parts:
+    attention: Any = getattr(layer, "self_attn", None)
+    parts: list[Any] = [
+        getattr(attention, "v_proj", None),
+        getattr(attention, "o_proj", None),
+        getattr(layer, "input_layernorm", None),
+    ]
+    if any(part is None for part in parts):
         raise BadModel(
             f"{model.name}: block {block} has no self_attn.v_proj, o_proj and input_layernorm: its values cannot be read"
         )
