@@ -300,7 +300,7 @@ def test_the_command(tmp_path):
     picture.save(tmp_path / "slice.png")
     (tmp_path / "text.txt").write_text("a mass\na cyst\n")
     said = CliRunner().invoke(app, [
-        "lens-neighbours", "phantom", "--image", str(tmp_path / "slice.png"), "--texts", str(tmp_path / "text.txt"),
+        "lens", "neighbours", "phantom", "--image", str(tmp_path / "slice.png"), "--texts", str(tmp_path / "text.txt"),
         "--layer", "5", "--layer", "8", "--out", str(tmp_path / "out"), "--save-texts", str(tmp_path / "t.safetensors"), "--json",
     ])  # fmt: skip
     assert said.exit_code == 0, said.output

@@ -140,3 +140,14 @@ def test_intervals_are_over_images():
     means = [gains[k::12].mean() for k in range(12)]
     error = torch.tensor(means).std().item() / 12**0.5  # of equally large clusters the jackknife is the textbook's
     assert (high - low) / 2 == pytest.approx(2.201 * error, rel=1e-3)
+
+
+def test_one_sample_read_with_it(phantom, lens):
+    """`medlens.lens` reads states below the last with it: the answer comes sooner."""
+    sample = medlens.phantom.samples(20, seed=77, questions="type")[3]
+    logit, tuned = (medlens.lens(phantom, sample, tuned=t).decisions for t in (None, lens))
+    assert tuned["layer"].to_list() == list(range(9))
+    assert tuned["kl"][-1] == logit["kl"][-1]  # the last state is the model's own
+    assert tuned["kl"][:-1].mean() < logit["kl"][:-1].mean()
+    with pytest.raises(BadInput, match="of states"):
+        medlens.lens(phantom, sample, tuned=lens, of="values")
