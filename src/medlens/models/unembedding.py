@@ -12,7 +12,7 @@ from medlens.errors import BadModel
 from medlens.models.base import Model
 from medlens.models.families import CAPPED
 
-BLOCK = 2048  # words at a time: 32 MiB of a head 4,096 wide, in float32
+BLOCK = 512  # words at a time: 8 MiB of a head 4,096 wide, in float32
 
 
 class Unembedding:
