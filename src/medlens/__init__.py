@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medlens._forecast import Forecast as Forecast
     from medlens._merge import merge as merge
     from medlens._merge import study_shard as study_shard
+    from medlens._probe import probe as probe
     from medlens._study import forecast as forecast
     from medlens._study import study as study
     from medlens.claims import judge as judge
@@ -57,6 +58,7 @@ _HOMES = {
     "medlens._doctor": ("doctor",),
     "medlens._forecast": ("Forecast",),
     "medlens._merge": ("merge", "study_shard"),
+    "medlens._probe": ("probe",),
     "medlens._study": ("forecast", "study"),
     "medlens.claims": ("judge",),
     "medlens.comparison": ("Comparison", "compare"),

@@ -43,7 +43,9 @@ def targets_of(laid: Sequence[Case], tags: Sequence[str], folds: int) -> Targets
     samples = {prompt.sample.id: prompt.sample for case in laid for prompt in case.prompts}
     fold_of = folds_of(laid, folds)
     if folds < FEWEST_FOLDS:
-        raise BadInput(f"folds is {folds}; a probe needs at least {FEWEST_FOLDS}: one is held out, in the others the penalty is chosen")
+        raise BadInput(
+            f"folds is {folds}; a probe needs at least {FEWEST_FOLDS}: one is held out, in the others the penalty is chosen"
+        )
     if len(set(fold_of.values())) < folds:
         raise BadInput(f"{len(set(fold_of.values()))} images or patients for {folds} folds; give more images, or fewer folds")
     if not tags or isinstance(tags, str):
