@@ -1,4 +1,4 @@
-"""Where does the model know it? Tower, projector and decoder read by linear probes. (`_probe`, because the function is called so.)"""
+"""Where does the model know it? Tower, projector and decoder read by linear probes. (The function is `probe`.)"""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def probe(
     tags: each with two to 20 values; numbers are read by quartile. controls: how often labels are shuffled. plan: limit, seed,
     folds, and how the model is loaded. Rows: `probe_accuracy`, `probe_balanced`, `probe_majority`, `probe_control`,
     `probe_selectivity`, `probe_p` (group: the tag; tokens: "tower", the mean patch; "image", the mean image token; "last", the
-    last token of the prompt), `modality_gap`, and the geometry of the tower. See docs/probes.md.
+    last token of the prompt; "question", the counts of its words, which no image is in), `modality_gap`, and the geometry of the tower. See docs/probes.md.
 
     Raises a MedlensError: see `study`, and BadInput for a tag that no sample has, one with a single value, fewer images than folds.
     """
@@ -89,6 +89,7 @@ def _read(
     """Everything that is found, and what is to be said of the tower."""
     model, plan, findings = prepared.model, prepared.plan, Findings()
     probes, layout = Probes(targets, findings, controls, plan.seed), layout_of(laid, plan.folds)
+    probes.note_questions({p.sample.id: [p.tokens.ids[i] for i in p.tokens.where("text")] for p in prepared.prompts})
     told = _tower(model, laid, probes, layout, plan, watcher)
     room = Files(scratch, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
     readers = [Probing(probes), Gap(layout, findings, plan.seed)]
@@ -103,7 +104,7 @@ def _read(
 def _tower(
     model: Model, laid: list[Case], probes: Probes, layout: Layout, plan: Plan, watcher: Watcher
 ) -> dict[str, Any]:  # fmt: skip
-    """The tower's rows are added to the findings. A family whose tower is not found is read from the decoder on, and that is said."""
+    """The tower's rows are added to the findings. Where it is not found, the note says so."""
     shown = list(_once(laid))
     try:
         depth = len(tower_layers(model))

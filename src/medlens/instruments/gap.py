@@ -19,8 +19,8 @@ Pair = tuple[Folds[CosineSums], Folds[CosineSums]]
 
 
 class Gap:
-    """Reads the walk: image tokens against the user's own words, with jackknife intervals over folds of whole images; and the floor,
-    the same rows of each case divided at random, the same way at every layer."""
+    """Reads the walk: image tokens against the user's own words, with jackknife intervals over whole images; and the floor, the
+    same rows of each case divided at random, the same way at every layer."""
 
     def __init__(self, layout: Layout, findings: Findings, seed: int) -> None:
         self.layout, self.findings, self.seed = layout, findings, seed

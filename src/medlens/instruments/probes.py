@@ -97,6 +97,16 @@ class Probes:
             said = f"of {self.controls} draws of shuffled labels"
             self.findings.add(Row("sound", "probe_p", layer, tokens, tag, "raw", found.p, None, None, found.accuracy.value.n, said))
 
+    def note_questions(self, words: Mapping[str, Sequence[int]]) -> None:
+        """What the questions themselves give away: a probe of how often each word (id) is in them. words: of each sample."""
+        columns = {word: k for k, word in enumerate(sorted({word for own in words.values() for word in own}))}
+        counts = {sample: torch.zeros(len(columns)) for sample in words}
+        for sample, own in words.items():
+            for word in own:
+                counts[sample][columns[word]] += 1
+        if columns:
+            self.note(0, "question", counts, of_samples=True)
+
     def _undefined(self, layer: int, tokens: str, tag: str, why: str) -> None:
         for name in MEASURED:
             self.findings.add(Row("sound", f"probe_{name}", layer, tokens, tag, "raw", math.nan, None, None, 0, why))

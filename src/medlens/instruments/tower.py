@@ -15,7 +15,7 @@ ROWS = 4096  # patches in all that enter the geometry: evenly spread over each i
 
 @dataclass(frozen=True)
 class Patches:
-    """Some patches of an image, as a case that geometry can read: all are tokens of the image. states: (places, d) of each layer."""
+    """Some patches of an image, as a case that geometry can read: all are image tokens. states: (places, d) of each layer."""
 
     image: str
     states: Sequence[Tensor]

@@ -1,4 +1,4 @@
-"""Linear probes: whether a property of the image can be read off a state by a linear map, and how much of that the probe itself does.
+"""Linear probes: whether a state holds a property in a linear way, and how much of that is the probe's own doing.
 
 The probe is ridge regression on the indicators of the classes, the largest wins (ridge classification): one factorisation serves
 every penalty and every permutation of the labels, and there is nothing to converge.
@@ -39,9 +39,8 @@ class Probe:
 
     accuracy: right ones; balanced: their mean over the classes. majority: of the commonest class of the training folds. control:
     the mean accuracy on labels that were shuffled over images, with the 2.5 and 97.5 % quantiles of its draws for ends.
-    selectivity: accuracy - control (Hewitt and Liang 2019), with the
-    interval of the accuracy. p: the share of draws, the true labels among them, that are at least as
-    accurate: never below 1 / (draws + 1). classes: images of each.
+    selectivity: accuracy - control (Hewitt and Liang 2019), with the interval of the accuracy. p: the share of draws, the true
+    labels among them, that are at least as accurate: never below 1 / (draws + 1). classes: images of each.
     """
 
     accuracy: Scored

@@ -10,16 +10,19 @@ import jinja2
 import polars as pl
 
 from medlens import store
-from medlens.report.charts import SOFT, Chart, as_files, as_svg
+from medlens.report.charts import ONE, SOFT, Chart, as_files, as_svg
 
 WIDTH, HEIGHT = 640, 170
-COLOURS = {"image": "#0072B2", "last": "#D55E00", "floor": "#999999"}  # Okabe-Ito
-NAMED = {
-    "image": "the image's rows, mean",
-    "last": "last token of the prompt",
-    "control": "shuffled labels, 95 %",
-    "floor": "majority",
+IMAGE, LAST, GREY = "#0072B2", "#D55E00", "#999999"  # Okabe-Ito, and grey
+DOTTED, DASHED = {"strokeDash": [2, 3]}, {"strokeDash": [5, 3]}
+LEGEND: dict[str, Chart] = {
+    "image, mean token": {"color": IMAGE},
+    "last token": {"color": LAST},
+    "question's words": {"color": LAST, **DASHED},
+    "labels shuffled": {"color": GREY, "strokeWidth": 9, "opacity": 0.35},
+    "majority": {"color": SOFT, **DOTTED},
 }
+Y: Chart = {"field": "value", "type": "quantitative", "title": "held-out accuracy", "scale": {"domain": [0, 1]}}
 AFTER = 2  # places between the tower's last state and the decoder's first
 GEOMETRY = {
     "linearity": "how linear a layer is",
@@ -74,84 +77,81 @@ def _undefined(rows: pl.DataFrame) -> list[str]:
 
 
 def probe_chart(run: store.Run) -> Chart:
-    """A panel for each tag: left the tower's states, right the decoder's; dots with 95 % intervals, the band of shuffled labels, and
-    the majority."""
+    """A panel for each tag: the tower's states, then the decoder's; accuracy with its interval, and what it is read against."""
     told, tags = run.manifest["probe"], run.manifest["probe"]["tags"]
     last = -AFTER if told["layers"] is None else told["layers"]
     shown = run.rows.filter(pl.col("measure").str.starts_with("probe_") & pl.col("value").is_not_nan()).with_columns(
-        at=pl.when(pl.col("tokens") == "tower").then("layer").otherwise(pl.col("layer") + last + AFTER),
-        line=pl.when(pl.col("tokens") == "last").then(pl.lit("last")).otherwise(pl.lit("image")),
+        at=pl.when(pl.col("tokens") == "tower").then("layer").otherwise(pl.col("layer") + last + AFTER)
     )
-    end = run.manifest["model"]["blocks"] + last + AFTER
-    panels = [_panel(shown.filter(pl.col("group") == tag), tag, last, end, told["feeds"]) for tag in tags]
+    x = _x(last, run.manifest["model"]["blocks"] + last + AFTER)
+    marks = _places(x, last, told["feeds"])
+    panels = [
+        {"layer": [*_panel(shown.filter(pl.col("group") == tag), x), *marks], "width": WIDTH, "height": HEIGHT, "title": tag}
+        for tag in tags
+    ]
     return {"vconcat": [{"layer": _legend(), "width": WIDTH, "height": 16}, *panels], "spacing": 14}
 
 
-def _panel(rows: pl.DataFrame, tag: str, last: int, end: int, feeds: int | None) -> Chart:
-    label = f"datum.value <= {last} ? datum.value : datum.value < {last + AFTER} ? '' : datum.value - {last + AFTER}"
-    axis = {"tickMinStep": 1, "format": "d", "labelExpr": label, "tickCount": end + 1}
+def _x(last: int, end: int) -> Chart:
+    """last: the tower's last state. end: the place of the decoder's."""
+    label = f"datum.value <= {last} ? datum.value : datum.value - {last + AFTER}"
+    step = 1 + end // 40
+    places = [*range(0, last + 1, step), *range(last + AFTER, end + 1, step)]
     title = "state of the vision tower, then of the decoder (0: what the projector gives)" if last >= 0 else "state of the decoder"
-    x = {
+    return {
         "field": "at",
         "type": "quantitative",
         "title": title,
         "scale": {"domain": [0, end], "nice": False, "padding": 8},
-        "axis": axis,
+        "axis": {"labelExpr": label, "values": places},
     }
-    y = {"field": "value", "type": "quantitative", "title": "held-out accuracy", "scale": {"domain": [0, 1]}}
-    piece = {"field": "piece", "type": "nominal"}
+
+
+def _panel(rows: pl.DataFrame, x: Chart) -> list[Chart]:
+    """Of each kind of token the band of shuffled labels, the majority, the accuracy; and what the question gives away."""
     layers: list[Chart] = []
-    for line in ("image", "last"):
-        own = rows.filter(pl.col("line") == line).with_columns(piece=pl.col("tokens")).sort("at")
-        control, common, accuracy = (own.filter(pl.col("measure") == f"probe_{m}") for m in ("control", "majority", "accuracy"))
-        low, ends = {**y, "field": "low"}, {"field": "high"}
-        grey = {"type": "area", "color": COLOURS["floor"], "opacity": 0.25}
-        layers += [_layer(control, grey, {"x": x, "y": low, "y2": ends, "detail": piece})] if control.height else []
-        dots = {"type": "line", "color": SOFT, "strokeDash": [2, 3], "strokeWidth": 1.3}
-        layers += [_layer(common, dots, {"x": x, "y": y, "detail": piece})] if common.height else []
-        if accuracy.height:
-            ribbon = {"type": "area", "color": COLOURS[line], "opacity": 0.16}
-            stroke = {"type": "line", "color": COLOURS[line], "strokeWidth": 2, "point": {"size": 28, "color": COLOURS[line]}}
+    for tokens, colour in (("tower", IMAGE), ("image", IMAGE), ("last", LAST)):
+        own = rows.filter(pl.col("tokens") == tokens).sort("at")
+        if own.height:
+            control, common, accuracy = (own.filter(pl.col("measure") == f"probe_{m}") for m in ("control", "majority", "accuracy"))
+            ends = {"x": x, "y": {**Y, "field": "low"}, "y2": {"field": "high"}}
             layers += [
-                _layer(accuracy, ribbon, {"x": x, "y": low, "y2": ends, "detail": piece}),
-                _layer(accuracy, stroke, {"x": x, "y": y, "detail": piece}),
+                _layer(control, {"type": "area", "color": GREY, "opacity": 0.25}, ends),
+                _layer(common, {"type": "line", "color": SOFT, **DOTTED}, {"x": x, "y": Y}),
+                _layer(accuracy, {"type": "area", "color": colour, "opacity": 0.16}, ends),
+                _layer(accuracy, {"type": "line", "color": colour, "point": {"size": 28, "color": colour}}, {"x": x, "y": Y}),
             ]
-    if last >= 0:
-        layers.append(_rule(x, last + AFTER / 2, []))
+    question = rows.filter((pl.col("tokens") == "question") & (pl.col("measure") == "probe_accuracy"))
+    if question.height:
+        after = {"x": {**x, "field": "at"}, "x2": {"field": "end"}, "y": Y}
+        whole = question.with_columns(end=pl.lit(x["scale"]["domain"][1]))
+        layers.append(_layer(whole, {"type": "rule", "color": LAST, **DASHED}, after))
+    nothing = {"data": {"values": [{}]}, "mark": {"type": "text", "text": "undefined: the page says why", "color": SOFT}}
+    return layers or [nothing]
+
+
+def _places(x: Chart, last: int, feeds: int | None) -> list[Chart]:
+    """Where the tower ends, and which of its states the projector reads."""
+    found = [] if last < 0 else [_rule(x, last + AFTER / 2, {})]
     if feeds is not None and feeds != last:
-        layers.append(_rule(x, feeds, [4, 3]))
-        words = {
-            "type": "text",
-            "align": "right",
-            "dx": -4,
-            "baseline": "bottom",
-            "color": SOFT,
-            "fontSize": 11,
-            "text": "projector reads this",
-        }
-        layers.append(_layer(pl.DataFrame({"at": [feeds], "value": [0.02]}), words, {"x": x, "y": y}))
-    if not layers:
-        layers.append({"data": {"values": [{}]}, "mark": {"type": "text", "text": "undefined: see the notes", "color": SOFT}})
-    return {"layer": layers, "width": WIDTH, "height": HEIGHT, "title": tag}
+        text = {"type": "text", "align": "right", "dx": -4, "baseline": "bottom", "color": SOFT, "fontSize": 11}
+        place = pl.DataFrame({"at": [feeds], "value": [0.02]})
+        found += [_rule(x, feeds, DASHED), _layer(place, {**text, "text": "projector reads this"}, {"x": x, "y": Y})]
+    return found
 
 
-def _rule(x: Chart, at: float, dash: list[int]) -> Chart:
-    mark = {"type": "rule", "color": "#b0b0b0", "strokeDash": dash} if dash else {"type": "rule", "color": "#b0b0b0"}
-    return _layer(pl.DataFrame({"at": [at]}), mark, {"x": x})
+def _rule(x: Chart, at: float, dash: Chart) -> Chart:
+    return _layer(pl.DataFrame({"at": [at]}), {"type": "rule", "color": "#b0b0b0", **dash}, {"x": x})
 
 
 def _legend() -> list[Chart]:
     found: list[Chart] = []
-    for k, (name, words) in enumerate(NAMED.items()):
-        left, dash = 165 * k, {"strokeDash": [2, 3]} if name == "floor" else {}
-        colour = COLOURS.get(name, COLOURS["floor"])
-        thick = {"strokeWidth": 9, "opacity": 0.35} if name == "control" else {"strokeWidth": 2}
-        colour = SOFT if name == "floor" else colour
-        rule = {"type": "rule", "color": colour, **thick, **dash}
-        place = {"x": {"value": left}, "x2": {"value": left + 22}, "y": {"value": 8}}
+    for k, (words, mark) in enumerate(LEGEND.items()):
+        left = 135 * k
+        place = {"x": {"value": left}, "x2": {"value": left + 18}, "y": {"value": 8}}
         text = {"type": "text", "align": "left", "baseline": "middle", "fontSize": 11, "color": SOFT, "text": words}
-        found += [_layer(pl.DataFrame({"one": [1]}), rule, place)]
-        found += [_layer(pl.DataFrame({"one": [1]}), text, {"x": {"value": left + 27}, "y": {"value": 8}})]
+        found.append(_layer(ONE, {"type": "rule", "strokeWidth": 2, **mark}, place))
+        found.append(_layer(ONE, text, {"x": {"value": left + 23}, "y": {"value": 8}}))
     return found
 
 
@@ -169,7 +169,7 @@ def _curves(rows: pl.DataFrame, measures: list[str], tokens: str, axis: str) -> 
     }
     y = {"field": "value", "type": "quantitative", "title": None, "scale": {"zero": len(measures) > 1}}
     layers: list[Chart] = []
-    for colour, name in zip((COLOURS["image"], COLOURS["floor"]), measures, strict=False):
+    for colour, name in zip((IMAGE, GREY), measures, strict=False):
         own = chosen.filter((pl.col("measure") == name) & pl.col("value").is_not_nan()).sort("layer")
         ends = own.drop_nulls(["low", "high"])
         ribbon = {"type": "area", "color": colour, "opacity": 0.18}
