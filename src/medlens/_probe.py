@@ -48,7 +48,8 @@ def probe(
     tags: each with two to 20 values; numbers are read by quartile. controls: how often labels are shuffled. plan: limit, seed,
     folds, and how the model is loaded. Rows: `probe_accuracy`, `probe_balanced`, `probe_majority`, `probe_control`,
     `probe_selectivity`, `probe_p` (group: the tag; tokens: "tower", the mean patch; "image", the mean image token; "last", the
-    last token of the prompt; "question", the counts of its words, which no image is in), `modality_gap`, and the geometry of the tower. See docs/probes.md.
+    last token of the prompt; "question", the counts of its words, without any image), `modality_gap`, `modality_gap_floor`, and the
+    geometry of the tower (tokens: "tower").
 
     Raises a MedlensError: see `study`, and BadInput for a tag that no sample has, one with a single value, fewer images than folds.
     """
