@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medlens.walk.cases import Case
 
-ROWS = 4096  # patches in all that enter the geometry: evenly spread over each image, as many of each
+ROWS = 2048  # patches in all that enter the geometry: evenly spread over each image, as many of each
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from medlens.errors import BadInput
-from medlens.spread import student
 from medlens.stats.checked import as_rows
-from medlens.stats.intervals import clustered
+from medlens.stats.intervals import clustered, wilson
 from medlens.types import Value
 
 PENALTIES = tuple(10.0**k for k in range(3, -4, -1))  # of the mean squared length of the rows; of equals the first is taken
@@ -60,7 +59,8 @@ def linear_probe(
     image, fold: of each row. Rows of one image (or patient) lie in one fold. Columns are standardised by the training folds, and
     the penalty is chosen inside them, by accuracy on each of them in turn; for shuffled labels just so. Labels are shuffled over
     whole images where an image has one label, else over rows. Intervals count an image once (clustered). No image is on both
-    sides, so a control cannot be memorised: it shows what chance gives with these images, classes and columns.
+    sides, so a control cannot be memorised: it shows what chance gives with these images, classes and columns. The intervals are of
+    these probes on new images; that another draw would train others is not in them, and they are a little narrow. `p` is exact.
 
     Classes of fewer images than there are folds are left out, and said. Undefined where fewer than two classes are left, below
     three folds, and where no column varies. Raises NotFinite, and BadInput for lengths that differ or an image in two folds.
@@ -172,14 +172,13 @@ def _scored(
     common, accuracy = torch.zeros(n), _share(own, image, said)
     for k in fold.unique():
         common[fold == k] = (truth[fold == k] == truth[fold != k].bincount().argmax()).float()
-    weight = n / (len(classes) * truth.bincount(minlength=len(classes)).double())[truth]
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
     control = float(draws.mean())
     assert accuracy.low is not None
     assert accuracy.high is not None
     return Probe(
         accuracy=accuracy,
-        balanced=_mean(own * weight, image, said),
+        balanced=_balanced(own, truth, image, said),
         majority=_share(common, image, said),
         control=Scored(Value(control, n, said), low, high),
         selectivity=Scored(Value(accuracy.value - control, n, said), accuracy.low - control, accuracy.high - control),
@@ -193,12 +192,13 @@ def _share(right: Tensor, image: Sequence[Hashable], said: str) -> Scored:
     return Scored(Value(share, len(right), said), low, high)
 
 
-def _mean(values: Tensor, image: Sequence[Hashable], said: str) -> Scored:
-    """A mean with Student's interval, of which whole images are the units (Liang and Zeger 1986), kept inside what it can be."""
-    mean, totals = float(values.mean()), Counter[Hashable]()
-    for value, name in zip(values.tolist(), image, strict=True):
-        totals[name] += value - mean  # pyright: ignore[reportArgumentType]
-    units = len(totals)
-    variance = units / (units - 1) * sum(total**2 for total in totals.values()) / len(values) ** 2
-    half = float(student(units - 1, 0.025)) * math.sqrt(variance)
-    return Scored(Value(mean, len(values), said), max(0.0, mean - half), min(1.0, mean + half))
+def _balanced(right: Tensor, truth: Tensor, image: Sequence[Hashable], said: str) -> Scored:
+    """The mean of the classes' shares; Wilson's interval of as many independent units as would be as uncertain (see `clustered`)."""
+    counts = truth.bincount().double()
+    shares = truth.bincount(right) / counts
+    mean, totals = float(shares.mean()), Counter[Hashable]()
+    for off, name in zip(((right - shares[truth]) / (len(counts) * counts[truth])).tolist(), image, strict=True):
+        totals[name] += off  # pyright: ignore[reportArgumentType]
+    units, squares = len(totals), sum(total**2 for total in totals.values())
+    variance = units / (units - 1) * squares
+    return Scored(Value(mean, len(right), said), *wilson(mean, mean * (1 - mean) / variance if variance > 0 else units))
