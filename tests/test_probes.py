@@ -72,7 +72,7 @@ def test_what_is_separable_is_read():
 @pytest.mark.parametrize("d", [5, 300])  # also where there are more columns than rows, and any labels could be fitted
 def test_what_is_unrelated_is_not(d):
     found = [linear_probe(*drawn(90, d, seed=seed), controls=20) for seed in range(12)]
-    assert sum(f.selectivity.low <= 0 <= f.selectivity.high for f in found) >= 9
+    assert sum(f.selectivity.low <= 0 <= f.selectivity.high for f in found) >= 10
     assert abs(np.mean([f.selectivity.value for f in found])) < 0.06
     assert sum(f.p < 0.06 for f in found) <= 2
 
@@ -250,9 +250,9 @@ def test_the_sound_phantom_knows_what_it_sees(run):
     assert min(accuracy[t] for t in (1, 2, 3)) >= 0.95
     assert len(values(run, "probe_accuracy", "image", "modality")) == 9
     assert max(values(run, "probe_selectivity", "image", "lesion").values()) > 0.25
-    assert max(values(run, "probe_selectivity", "last", "laterality").values()) > 0.25
+    assert values(run, "probe_selectivity", "last", "laterality")[8] > 0.25
     question = values(run, "probe_accuracy", "question", "laterality")[0]
-    assert max(values(run, "probe_accuracy", "last", "laterality").values()) > question + 0.2
+    assert values(run, "probe_accuracy", "last", "laterality")[8] > question + 0.2
 
 
 def test_controls_are_at_chance_and_undefined_says_why(run):

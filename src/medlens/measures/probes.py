@@ -38,7 +38,8 @@ class Probe:
 
     accuracy: right ones; balanced: their mean over the classes. majority: of the commonest class of the training folds. control:
     the mean accuracy on labels that were shuffled over images, with the 2.5 and 97.5 % quantiles of its draws for ends.
-    selectivity: accuracy - control (Hewitt and Liang 2019), with the interval of the accuracy. p: the share of draws, the true
+    selectivity: accuracy - control (Hewitt and Liang 2019), with the wider of the
+    accuracy's interval and of the spread of the draws, which knows that other images train other probes. p: the share of draws, the true
     labels among them, that are at least as accurate: never below 1 / (draws + 1). classes: images of each.
     """
 
@@ -59,8 +60,8 @@ def linear_probe(
     image, fold: of each row. Rows of one image (or patient) lie in one fold. Columns are standardised by the training folds, and
     the penalty is chosen inside them, by accuracy on each of them in turn; for shuffled labels just so. Labels are shuffled over
     whole images where an image has one label, else over rows. Intervals count an image once (clustered). No image is on both
-    sides, so a control cannot be memorised: it shows what chance gives with these images, classes and columns. The intervals are of
-    these probes on new images; that another draw would train others is not in them, and they are a little narrow. `p` is exact.
+    sides, so a control cannot be memorised: it shows what chance gives with these images, classes and columns. The intervals of
+    accuracies are of these probes on new images; that other images would train others is not in them. `p` is exact.
 
     Classes of fewer images than there are folds are left out, and said. Undefined where fewer than two classes are left, below
     three folds, and where no column varies. Raises NotFinite, and BadInput for lengths that differ or an image in two folds.
@@ -174,14 +175,12 @@ def _scored(
         common[fold == k] = (truth[fold == k] == truth[fold != k].bincount().argmax()).float()
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
     control = float(draws.mean())
-    assert accuracy.low is not None
-    assert accuracy.high is not None
     return Probe(
         accuracy=accuracy,
         balanced=_balanced(own, truth, image, said),
         majority=_share(common, image, said),
         control=Scored(Value(control, n, said), low, high),
-        selectivity=Scored(Value(accuracy.value - control, n, said), accuracy.low - control, accuracy.high - control),
+        selectivity=_selectivity(accuracy, draws, control, said),
         p=(1 + int((draws >= own.mean()).sum())) / (1 + len(draws)),
         classes=classes,
     )
@@ -192,8 +191,16 @@ def _share(right: Tensor, image: Sequence[Hashable], said: str) -> Scored:
     return Scored(Value(share, len(right), said), low, high)
 
 
+def _selectivity(accuracy: Scored, draws: Tensor, control: float, said: str) -> Scored:
+    value, spread = float(accuracy.value) - control, 1.96 * float(draws.std()) if len(draws) > 1 else 0.0
+    assert accuracy.low is not None
+    assert accuracy.high is not None
+    low, high = min(accuracy.low - control, value - spread), max(accuracy.high - control, value + spread)
+    return Scored(Value(value, accuracy.value.n, said), low, high)
+
+
 def _balanced(right: Tensor, truth: Tensor, image: Sequence[Hashable], said: str) -> Scored:
-    """The mean of the classes' shares; Wilson's interval of as many independent units as would be as uncertain (see `clustered`)."""
+    """The mean of the classes' shares; Wilson's interval of as many units as would be as uncertain (see `clustered`)."""
     counts = truth.bincount().double()
     shares = truth.bincount(right) / counts
     mean, totals = float(shares.mean()), Counter[Hashable]()
