@@ -23,6 +23,7 @@ from medlens.walk.cases import cases
 from medlens.walk.forward import forward, prepare
 from medlens.walk.tower import before_the_decoder
 
+QUICK = Plan(neighbour_rows=64, thorough=False)  # of the geometry, which these tests do not look at
 GOLDEN = Path(__file__).parent / "golden" / "llava_med" / "seed0"
 
 
@@ -302,7 +303,7 @@ def test_a_finished_one_is_not_repeated(run, phantom, samples):
 
 def test_a_model_that_is_blind_knows_only_what_the_question_says(samples, tmp_path):
     """Its tower sees; nothing of that enters the decoder."""
-    run = medlens.probe("phantom:textonly", samples, ("modality", "laterality"), tmp_path / "run", controls=20)
+    run = medlens.probe("phantom:textonly", samples, ("modality", "laterality"), tmp_path / "run", QUICK, controls=20)
     assert min(list(values(run, "probe_accuracy", "tower", "modality").values())[1:4]) >= 0.95
     for tag in ("modality", "laterality"):
         assert all(map(np.isnan, values(run, "probe_accuracy", "image", tag).values()))
@@ -317,7 +318,7 @@ def test_shuffled_tags_are_at_chance(phantom, samples, tmp_path):
     order = np.random.default_rng(0).permutation(len(images))
     given = {image: "ab"[int(k) % 2] for image, k in zip(images, order, strict=True)}
     tagged = [dataclasses.replace(s, tags={"coin": given[s.image_id]}) for s in samples]
-    run = medlens.probe(phantom, tagged, ("coin",), tmp_path / "run", controls=20)
+    run = medlens.probe(phantom, tagged, ("coin",), tmp_path / "run", QUICK, controls=20)
     found = run.rows.filter(pl.col("measure") == "probe_selectivity", pl.col("value").is_not_nan())
     assert found["value"].abs().max() < 0.25  # one coin, read at 23 states that are much alike
     assert abs(found["value"].mean()) < 0.1

@@ -39,8 +39,8 @@ class Probe:
     accuracy: right ones; balanced: their mean over the classes. majority: of the commonest class of the training folds. control:
     the mean accuracy on labels that were shuffled over images, with the 2.5 and 97.5 % quantiles of its draws for ends.
     selectivity: accuracy - control (Hewitt and Liang 2019), with the wider of the
-    accuracy's interval and of the spread of the draws, which knows that other images train other probes. p: the share of draws, the true
-    labels among them, that are at least as accurate: never below 1 / (draws + 1). classes: images of each.
+    accuracy's interval and of the spread of the draws, which knows that other images train other probes. p: the share of draws,
+    the true labels among them, that are at least as accurate: never below 1 / (draws + 1). classes: images of each.
     """
 
     accuracy: Scored
