@@ -11,6 +11,7 @@ import polars as pl
 
 from medlens import store
 from medlens.report.charts import ONE, SOFT, Chart, as_files, as_svg
+from medlens.report.plateau import spans
 
 WIDTH, HEIGHT = 640, 170
 IMAGE, LAST, GREY = "#0072B2", "#D55E00", "#999999"  # Okabe-Ito, and grey
@@ -72,8 +73,8 @@ def best(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _undefined(rows: pl.DataFrame) -> list[str]:
     lost = rows.filter((pl.col("measure") == "probe_accuracy") & pl.col("value").is_nan())
-    pairs = lost.select("group", "tokens", "note").unique(maintain_order=True)
-    return [f"{group}, {tokens}: {note}" for group, tokens, note in pairs.iter_rows()]
+    found = lost.group_by("group", "tokens", "note", maintain_order=True).agg(pl.col("layer").sort())
+    return [f"{group}, {tokens}, state {spans(layers)}: {note}" for group, tokens, note, layers in found.iter_rows()]
 
 
 def probe_chart(run: store.Run) -> Chart:
