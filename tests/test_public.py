@@ -57,6 +57,7 @@ NAMES = [
     "open_run",
     "participation_ratio",
     "phantom",
+    "probe",
     "read",
     "self_similarity",
     "stats",

@@ -9,7 +9,7 @@ from medlens.plan import Plan
 from medlens.types import Sample
 from medlens.walk.cases import cases
 from medlens.walk.forward import prepare
-from medlens.walk.subgroups import _values, subgroups_of
+from medlens.walk.subgroups import subgroups_of, values_of
 
 SAMPLES = [s.named(f"s{k}") for k, s in enumerate(medlens.phantom.samples(24))]
 PLAN = Plan(answers="given", by=("modality", "question_type"), nulls=())
@@ -68,10 +68,10 @@ def tagged(**tags):
 
 
 def test_values_numbers_and_what_is_missing():
-    assert _values(tagged(organ=["lung", None, "", "heart", "lung"]), "organ") == {"heart": ["3"], "lung": ["0", "4"]}
-    ages = _values(tagged(age=[str(a) for a in range(20, 60)]), "age")
+    assert values_of(tagged(organ=["lung", None, "", "heart", "lung"]), "organ") == {"heart": ["3"], "lung": ["0", "4"]}
+    ages = values_of(tagged(age=[str(a) for a in range(20, 60)]), "age")
     assert [(name, len(chosen)) for name, chosen in ages.items()] == [("20-29", 10), ("30-39", 10), ("40-49", 10), ("50-59", 10)]
-    assert list(_values(tagged(stage=[3, 1, 2, 1]), "stage")) == ["1", "2", "3"]
+    assert list(values_of(tagged(stage=[3, 1, 2, 1]), "stage")) == ["1", "2", "3"]
 
 
 def test_fields_that_will_not_do(phantom):
@@ -79,4 +79,4 @@ def test_fields_that_will_not_do(phantom):
     with pytest.raises(BadInput, match=r"by is .organ., which no sample has; there are question_type, .*modality"):
         subgroups_of(laid, ["organ"], 2)
     with pytest.raises(BadInput, match="which has 30 values; at most 20"):
-        _values(tagged(name=[f"n{k}" for k in range(30)]), "name")
+        values_of(tagged(name=[f"n{k}" for k in range(30)]), "name")

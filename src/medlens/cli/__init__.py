@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, bench, claims, compare, data, doctor, edit, lens, merge, phantom, study
+from medlens.cli import answer, bench, claims, compare, data, doctor, edit, lens, merge, phantom, probe, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("study")(study.command)
 app.command("merge")(merge.command)
 app.command("claims")(claims.command)
 app.command("compare")(compare.command)
+app.command("probe")(probe.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.command("edit")(edit.command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def subgroups_of(laid: Sequence[Case], by: Sequence[str], folds: int) -> dict[st
     samples = {prompt.sample.id: prompt.sample for case in laid for prompt in case.prompts}
     found: dict[str, Subgroup] = {}
     for field in dict.fromkeys(by):
-        for value, chosen in _values(list(samples.values()), field).items():
+        for value, chosen in values_of(list(samples.values()), field).items():
             found[f"{field}={value}"] = _subgroup(laid, frozenset(chosen), folds)
     return found
 
@@ -92,13 +93,15 @@ def _view(case: Case, samples: frozenset[str], prefixes: set[str] | frozenset[st
     return replace(case, counted=tuple(c and own[s] for s, c in zip(case.pack.segments, case.counted, strict=True)))
 
 
-def _values(samples: Sequence[Sample], field: str) -> dict[str, list[str]]:
+def values_of(samples: Sequence[Sample], field: str) -> dict[str, list[str]]:
     """The samples (ids) of each value of a field; of many numbers, of each quartile. Those without one are left out."""
     found = {s.id: getattr(s, field) if field in FIELDS else s.tags.get(field) for s in samples}
     found = {sample: value for sample, value in found.items() if value is not None and str(value).strip()}
     if not found:
         known = [f for f in FIELDS if any(getattr(s, f) for s in samples)] + sorted({str(tag) for s in samples for tag in s.tags})
-        raise BadInput(f"by is {field!r}, which no sample has; there are {', '.join(known) or 'no fields at all'}")
+        near = get_close_matches(field, known, 1)
+        said = f"; nearest: {near[0]}" if near else ""
+        raise BadInput(f"by is {field!r}, which no sample has; there are {', '.join(known) or 'no fields at all'}{said}")
     named = _quartiles(found) or {sample: str(value).strip() for sample, value in found.items()}
     chosen: dict[str, list[str]] = {}
     for sample, name in named.items():
