@@ -35,7 +35,12 @@ from medlens.walk.layout import Layout
 WORDS = 5  # of a token and state
 QUESTIONS = 1000  # whose decisions are followed, at most
 ENTROPY_OF, KL_OF = ("image", "text", "answer"), ("text", "answer")
-RANGE = {"answer_top": (0.0, 1.0)} | dict.fromkeys(("lens_entropy", "lens_kl", "answer_rank"), (0.0, math.inf))  # no interval leaves it
+RANGE = {  # of measures that cannot be lower or higher: their intervals end there
+    "answer_top": (0.0, 1.0),
+    "answer_rank": (0.0, math.inf),
+    "lens_kl": (0.0, math.inf),
+    "lens_entropy": (0.0, math.inf),
+}
 
 
 @dataclass(frozen=True)
