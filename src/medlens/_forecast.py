@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +16,11 @@ from medlens.budget import BASE_MEMORY
 from medlens.data.intake import Intake
 from medlens.instruments.contextualization import contextualization_bytes
 from medlens.instruments.geometry import Geometry, Size, geometry_bytes, states_bytes
-from medlens.instruments.lens import lens_bytes, lens_reads
+from medlens.instruments.lens import Reader, lens_bytes, lens_reads
 from medlens.instruments.own import own_bytes
 from medlens.measures.lens import ROWS
 from medlens.measures.neighbours import CHUNK, two_nearest
 from medlens.models.base import Model
-from medlens.models.unembedding import Unembedding
 from medlens.plan import Plan
 from medlens.types import GROUPS
 from medlens.walk.cases import Case, Prompt
@@ -164,7 +164,7 @@ def _lengths(laid: Sequence[Case]) -> tuple[int, int, int]:
 
 def _vocabulary(model: Model, laid: Sequence[Case], plan: Plan) -> float:
     """Seconds in which the lens reads rows against all words, at every state."""
-    unembedding, rows = Unembedding(model), lens_reads(*_lengths(laid), plan)
+    unembedding, rows = Reader(model, Path()).unembedding, lens_reads(*_lengths(laid), plan)
     x = torch.zeros(min(rows, ROWS), model.width, dtype=model.dtype, device=model.device)
     one = _timed(lambda: next(unembedding.logits(x)))
     return one * math.ceil(unembedding.words / unembedding.block) * rows / len(x) * (model.depth + 1)

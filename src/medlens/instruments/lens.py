@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from medlens.errors import BadModel
 from medlens.findings import Findings
 from medlens.measures.lens import likeliest, said
 from medlens.models.base import Model
+from medlens.models.null import Drawn
 from medlens.models.unembedding import Unembedding
 from medlens.plan import Plan
 from medlens.stats.flat import need
@@ -56,6 +58,12 @@ class Reader:
             return Unembedding(self.model)
         except BadModel as e:
             raise BadModel(f"{e}; leave it out: --instrument geometry --instrument contextualization") from e
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While many rows meet the head. One that is drawn and not read from a file comes whole, and stays that long."""
+        with torch.no_grad(), self.model.here("head") if isinstance(self.model.weights, Drawn) else nullcontext():
+            yield
 
     def normed(self, state: Tensor) -> Tensor:
         """Rows (T, d) of a raw state behind the final norm."""
@@ -169,12 +177,13 @@ class Lens:
         self._see(block, case, before, None)
 
     def finish(self, case: Case, raw: Tensor, normed: Tensor) -> None:
-        assert self.reader is not None
-        self._see(self.reader.model.depth, case, raw, normed)
+        if self.reader is not None:
+            self._see(self.reader.model.depth, case, raw, normed)
 
     def _see(self, layer: int, case: Case, state: Tensor, normed: Tensor | None) -> None:
         """normed: the state behind the final norm, where it is known."""
-        assert self.reader is not None
+        if self.reader is None:
+            return
         self._layer = layer
         for prompt, places in zip(case.prompts, case.readings, strict=True):
             waiting, all_words = self._asked(prompt), prompt.sample.id in self.worded
@@ -206,7 +215,8 @@ class Lens:
     def _words(self, layer: int, prompt: Prompt, normed: Tensor) -> list[Read]:
         assert self.reader is not None
         tokens, sample = prompt.tokens, prompt.sample
-        found = likeliest(normed, self.reader.unembedding.logits, WORDS)
+        with self.reader.reading():
+            found = likeliest(normed, self.reader.unembedding.logits, WORDS)
         k = found.ids.shape[1]
         words, p = self.reader.words(found.ids.flatten().tolist()), found.log_p.exp().tolist()
         patch = {position: index for index, position in enumerate(tokens.where("image"))}
@@ -249,7 +259,7 @@ class Lens:
         words = self.reader.words(ids.tolist())
         for layer in range(self._layer + 1):
             normed = final if layer == self._layer else self.reader.get(layer)
-            with torch.no_grad():
+            with self.reader.reading():
                 found = said(normed, final, ids, self.reader.unembedding.logits)
             for row, word, kl, rank, log_p, log_odds in zip(self._waiting, words, *(part.tolist() for part in found), strict=True):
                 own = (row.number, row.position, row.fold, row.sample, row.tokens, row.decides, word)
