@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +16,9 @@ from medlens.budget import BASE_MEMORY
 from medlens.data.intake import Intake
 from medlens.instruments.contextualization import contextualization_bytes
 from medlens.instruments.geometry import Geometry, Size, geometry_bytes, states_bytes
+from medlens.instruments.lens import Reader, lens_bytes, lens_reads
 from medlens.instruments.own import own_bytes
+from medlens.measures.lens import ROWS
 from medlens.measures.neighbours import CHUNK, two_nearest
 from medlens.models.base import Model
 from medlens.plan import Plan
@@ -65,6 +69,8 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     walks = 1 + len(walked_nulls(plan))
     reading = walks * (_factorising(model, laid) + _neighbours(model, laid, plan))
     reading += sum(_factorising(model, own) + _neighbours(model, own, plan) for own in views)
+    if _has_lens(plan):
+        reading += walks * _vocabulary(model, laid, plan)
     seconds = answering + walks * walking + reading + REPORT_SECONDS
     pictures = sum(len(data) for _, data in intake.pictures.values())
     return Forecast(
@@ -146,6 +152,24 @@ def _neighbours(model: Model, laid: Sequence[Case], plan: Plan) -> float:
     return sum(one * n**2 for n in rows) * (model.depth + 2)
 
 
+def _has_lens(plan: Plan) -> bool:
+    return "lens" in plan.instruments and plan.protocol == "sound"
+
+
+def _lengths(laid: Sequence[Case]) -> tuple[int, int, int]:
+    """Tokens of the longest reading, images, and questions."""
+    longest = max(len(prompt.tokens) for case in laid for prompt in case.prompts)
+    return longest, len({case.image for case in laid}), sum(len(case.prompts) for case in laid)
+
+
+def _vocabulary(model: Model, laid: Sequence[Case], plan: Plan) -> float:
+    """Seconds in which the lens reads rows against all words, at every state."""
+    unembedding, rows = Reader(model, Path()).unembedding, lens_reads(*_lengths(laid), plan)
+    x = torch.zeros(min(rows, ROWS), model.width, dtype=model.dtype, device=model.device)
+    one = _timed(lambda: next(unembedding.logits(x)))
+    return one * math.ceil(unembedding.words / unembedding.block) * rows / len(x) * (model.depth + 1)
+
+
 def _memory(model: Model, laid: Sequence[Case], plan: Plan, views: Sequence[Sequence[Case]] = ()) -> int:
     """Bytes, at the most expensive moment: all cases entering, one of them in a block beside the sums, or the sums being read."""
     read = [_counts(each) for each in (laid, *views)]
@@ -154,6 +178,8 @@ def _memory(model: Model, laid: Sequence[Case], plan: Plan, views: Sequence[Sequ
     if "contextualization" in plan.instruments:
         images = len({case.image for case in laid})
         held += contextualization_bytes(followed_of(laid), images, model.width, model.dtype.itemsize)
+    if _has_lens(plan):
+        held += lens_bytes(model, *_lengths(laid), plan)
     sums, longest = Size(held + sum(s.held for s in sizes), max(s.reading for s in sizes)), max(len(case.pack.ids) for case in laid)
     inner = max((getattr(model.text_config, "intermediate_size", 0) or 0), model.width)
     active = longest * (4 * inner + 12 * model.width) * model.dtype.itemsize + longest**2 * 8

@@ -11,6 +11,7 @@ from torch import Tensor
 from medlens.findings import Findings
 from medlens.instruments.contextualization import Contextualization
 from medlens.instruments.geometry import Geometry
+from medlens.instruments.lens import Lens, Reader
 from medlens.instruments.own import OwnMeasures
 from medlens.instruments.published import Published
 from medlens.plan import Plan
@@ -90,16 +91,22 @@ class _Said(Findings):
 
 
 def instruments_for(
-    plan: Plan, layout: Layout, prompts: Sequence[Prompt] = (), subgroups: Mapping[str, Subgroup] | None = None
+    plan: Plan,
+    layout: Layout,
+    prompts: Sequence[Prompt] = (),
+    subgroups: Mapping[str, Subgroup] | None = None,
+    reader: Reader | None = None,
 ) -> Instruments:
-    """Those of the plan. layout, and prompts (all of the study, in its order): empty where only sums are taken. subgroups: each is
-    read as well, with intervals corrected for how many there are (Bonferroni)."""
+    """Those of the plan. layout, prompts (all of the study, in its order) and reader: empty where only sums are taken. subgroups:
+    each is read as well, with intervals corrected for how many there are (Bonferroni)."""
     findings = Findings()
     if plan.protocol == "published":
         return Instruments({"published": Published(plan, choice_of(prompts), findings)}, findings)
     named = _named(plan, layout, findings)
     if "contextualization" in plan.instruments:
         named["contextualization"] = Contextualization(plan, layout, findings)
+    if "lens" in plan.instruments:
+        named["lens"] = Lens(plan, layout, findings, prompts, reader)
     confidence = 1 - 0.05 / max(1, len(subgroups or {}))
     for group, subgroup in (subgroups or {}).items():
         said = _Said(findings, f"interval at {100 * confidence:.4g} %: {len(subgroups or {})} subgroups looked at")
@@ -117,7 +124,10 @@ def _named(plan: Plan, layout: Layout, findings: Findings, **how: Any) -> dict[s
     return found
 
 
-def null_instruments(plan: Plan, layout: Layout, null: str) -> Instruments:
-    """Geometry alone, its rows called a null's."""
-    findings = Findings()
-    return Instruments({"geometry": Geometry(replace(plan, nulls=()), layout, findings, protocol=f"null: {null}")}, findings)
+def null_instruments(plan: Plan, layout: Layout, null: str, prompts: Sequence[Prompt], reader: Reader) -> Instruments:
+    """Geometry and the lens (where the plan has it), their rows called a null's."""
+    findings, protocol = Findings(), f"null: {null}"
+    named: dict[str, Instrument] = {"geometry": Geometry(replace(plan, nulls=()), layout, findings, protocol=protocol)}
+    if "lens" in plan.instruments:
+        named["lens"] = Lens(plan, layout, findings, prompts, reader, protocol=protocol)
+    return Instruments(named, findings)

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -26,7 +27,9 @@ from medlens.phantom.questions import is_phantom
 from medlens.plan import Plan
 from medlens.types import Answer, Sample
 
-KEPT = "kept-{}.safetensors"  # states of a block that has been passed
+KEPT = "kept-{:02d}.safetensors"  # states of a block that has been passed
+PIECES = "kept-{:02d}"  # folder: pieces of large tables, found there
+LARGE = ("lens", "decisions")
 
 
 def write_tables(folder: Path, intake: Intake, answers: Sequence[Answer | None], findings: Findings | None = None) -> None:
@@ -46,21 +49,29 @@ def write_findings(folder: Path, findings: Findings) -> None:
     """The tables of what the instruments found."""
     for name, found in (("rows", findings.rows), ("left_out", findings.left_out), ("massive", findings.massive)):
         store.write_table(folder, name, [record._asdict() for record in found])
+    for name in LARGE:
+        store.write_frame(folder, name, findings.tables.get(name, []))
     if findings.states:
         save_file(findings.states, folder / store.STATES)
 
 
-def keep_states(folder: Path, findings: Findings, passed: int) -> None:
-    """Write down the states found in one block, and forget them: a study may be killed before its end."""
+def keep(folder: Path, findings: Findings, passed: int) -> None:
+    """Write down the states and the pieces of large tables found in one block, and forget them: a study may be killed before its
+    end."""
     if findings.states:
         save_file(findings.states, folder / KEPT.format(passed))
         findings.states = {}
+    for name, frames in findings.tables.items():
+        store.write_frame(folder / PIECES.format(passed), name, frames)
+    findings.tables = {}
 
 
-def gather_states(folder: Path, findings: Findings) -> None:
-    """The states that were kept block by block, found again."""
-    for path in sorted(folder.glob(KEPT.format("*"))):
+def gather(folder: Path, findings: Findings) -> None:
+    """What was kept block by block, found again."""
+    for path in sorted(folder.glob("kept-*.safetensors")):
         findings.states |= load_file(path)
+    for name in LARGE:
+        findings.tables[name] = [pl.read_parquet(path) for path in sorted(folder.glob(f"kept-*/{name}.parquet"))]
 
 
 def _sample_record(sample: Sample, image: str, names: dict[str, str]) -> dict[str, Any]:
@@ -147,7 +158,7 @@ def command_line(model: str, data: str, plan: Plan) -> str:
 
 def _flag(name: str, value: Any) -> str:
     flag = f"--{name.replace('_', '-')}"
-    if name in ("nulls", "measures", "claims", "stop", "by"):  # a flag for each
+    if name in ("instruments", "nulls", "measures", "claims", "stop", "by"):  # a flag for each
         said = [word for word in value if name != "nulls" or word != "pairs"]
         return " ".join(f"{flag.removesuffix('s')} {shlex.quote(word)}" for word in said)
     if name == "thorough":

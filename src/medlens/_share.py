@@ -22,6 +22,7 @@ from medlens._answering import answer_prompts
 from medlens._instruments import instruments_for
 from medlens._prepare import Nobody, Prepared, prepare
 from medlens.errors import BadRun, MedlensError
+from medlens.instruments.lens import Reader
 from medlens.plan import Plan
 from medlens.store import write
 from medlens.types import Answer
@@ -57,7 +58,7 @@ class Share:
         here; where they are gone, it walks there again."""
         model, plan = self.prepared.model, self.prepared.plan
         laid = cases(model, told)
-        reading = instruments_for(plan, self.layout, self.prepared.prompts)
+        reading = instruments_for(plan, self.layout, self.prepared.prompts, reader=Reader(model, self.folder))
         room = Files(self.folder, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
         room.begun = begun if room.holds(begun) else 0
         for passed in steps(model, laid, [reading], tick, room):

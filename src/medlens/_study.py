@@ -19,6 +19,7 @@ from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens.budget import Meter, bytes_of, readable
 from medlens.errors import BadInput, CannotWrite
 from medlens.findings import Findings
+from medlens.instruments.lens import Reader
 from medlens.instruments.own import own_measures
 from medlens.models import Model
 from medlens.plan import Plan
@@ -69,7 +70,7 @@ def study(
             answers, findings = (
                 _together(prepared, named, work, watcher, clock) if named else _alone(prepared, work, watcher, clock)
             )
-            _record.gather_states(work.folder, findings)
+            _record.gather(work.folder, findings)
             with work.becoming(out) as folder:
                 watcher.begin("writing the report", 1)
                 _record.write_tables(folder, prepared.intake, answers, findings)
@@ -104,10 +105,13 @@ def _alone(prepared: Prepared, work: Unfinished, watcher: Watcher, clock: _Clock
     with clock("walking"):
         model, plan, laid = prepared.model, prepared.plan, cases(prepared.model, prompts)
         layout = layout_of(laid, plan.folds)
-        reading = instruments_for(plan, layout, prompts, subgroups_of(laid, plan.by, plan.folds))
+        subgroups = subgroups_of(laid, plan.by, plan.folds)
+        reading = instruments_for(plan, layout, prompts, subgroups, Reader(model, work.scratch))
         findings = _walk(model, laid, reading, work, watcher)
         for null, other, shown in null_walks(model, prompts, plan, work.scratch):
-            found = _walk(other, cases(other, shown), null_instruments(plan, layout, null), work.within(f"null-{null}"), watcher)
+            inner = work.within(f"null-{null}")
+            reading = null_instruments(plan, layout, null, prompts, Reader(other, inner.scratch))
+            found = _walk(other, cases(other, shown), reading, inner, watcher)
             findings.rows += found.rows
             findings.left_out += found.left_out
         return answers, findings
@@ -158,7 +162,7 @@ def _finish(reading: Instruments, passed: int, model: Model, work: Unfinished) -
     """All have passed a block, or left the last one: read the sums, and note what was found."""
     with hooks.evaluation(model.module):  # of a tiny model small matrices, too: one thread
         (reading.leave if passed < model.depth else reading.conclude)(passed)
-    _record.keep_states(work.folder, reading.findings, passed)
+    _record.keep(work.folder, reading.findings, passed)
     work.note({"state": passed + 1, "found": reading.findings.noted()})
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import polars as pl
+
+from medlens.store import TABLES
 from medlens.types import Row, Value
 
 
@@ -34,19 +37,25 @@ class Massive(NamedTuple):
 
 
 class Findings:
-    """All of it. Instruments add to it; `noted` is what JSON holds of it (all but the states), and `recall` takes that up again."""
+    """All of it. Instruments add to it; `noted` is what JSON holds of it (all but the states and the large
+    tables), and `recall` takes that up again."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.left_out: list[LeftOut] = []
         self.massive: list[Massive] = []
         self.states: dict[str, Any] = {}  # "image/07": rows of state 7, (n, d) float32, the same tokens in every state; tensors
+        self.tables: dict[str, list[pl.DataFrame]] = {}  # large ones, in pieces: lens, decisions
 
     def add(self, row: Row, without: Mapping[int, Value] | None = None) -> None:
         """A row, and its value without each of the folds where that was computed."""
         self.rows.append(row)
         for fold, value in (without or {}).items():
             self.left_out.append(LeftOut(*row[:6], fold, float(value)))
+
+    def add_table(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """A piece of the run's table `name`."""
+        self.tables.setdefault(name, []).append(pl.DataFrame(list(records), schema=TABLES[name]))
 
     def noted(self) -> dict[str, list[tuple[Any, ...]]]:
         return {name: [tuple(found) for found in getattr(self, name)] for name in ("rows", "left_out", "massive")}

@@ -31,6 +31,11 @@ OF_STATES = (
     "baseline_cosine",
     "baseline_mev",
     *(f"adjusted_{name}" for name in ("self_similarity", "intra_similarity", "mev")),
+    "lens_entropy",
+    "lens_kl",
+    "answer_log_odds",
+    "answer_rank",
+    "answer_top",
 )
 MEASURED = (*OF_PAIRS, *OF_STATES)
 TOKENS = (*GROUPS, "all")

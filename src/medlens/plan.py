@@ -10,7 +10,7 @@ from medlens.budget import bytes_of
 from medlens.errors import BadInput
 from medlens.grammar import own_names, parse
 
-INSTRUMENTS = ("geometry", "contextualization")
+INSTRUMENTS = ("geometry", "contextualization", "lens")
 NULLS = ("pairs", "weights", "noise")
 HOW = ("memory", "scratch", "workers", "cluster")
 
@@ -23,6 +23,7 @@ class Plan:
     question: asked of images that come without one. window: (centre, width) through which DICOM images are shown, not their own.
     answers: "generate" (then read on) or "given" (the data's own). max_new_tokens: cap of a generated answer; temperature: 0 for
     greedy ones, else they are drawn, from the `top_p` share of the probability; stop: words at which an answer ends.
+    lens_images: of at most so many images the lens keeps the words of every token.
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
     folds: of whole images (patients where the data name them): sums are kept for each.
     protocol: "sound", or "published" for the choices of the published study. nulls: what the measures give where nothing is to be
@@ -40,7 +41,7 @@ class Plan:
     walk, each with a model of its own (and `memory` each). cluster: "auto" or the address of a Ray cluster whose machines share it.
     """
 
-    instruments: tuple[str, ...] = ("geometry", "contextualization")
+    instruments: tuple[str, ...] = INSTRUMENTS
     limit: int | None = None
     seed: int = 0
     question: str | None = None
@@ -50,6 +51,7 @@ class Plan:
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    lens_images: int = 8
     neighbour_rows: int = 4096
     keep: float = 0.9
     folds: int = 5
@@ -82,6 +84,7 @@ class Plan:
         self._need(self.temperature >= 0, "temperature", "0 (greedy) or more")
         self._need(0 < self.top_p <= 1, "top_p", "a share above 0, at most 1")
         self._need(all(self.stop), "stop", "words, none of them empty")
+        self._need(self.lens_images >= 1, "lens_images", "at least 1")
         self._need(self.neighbour_rows >= 3, "neighbour_rows", "at least 3")
         self._need(0 < self.keep < 1, "keep", "a share between 0 and 1")
 

@@ -51,6 +51,29 @@ TABLES: dict[str, dict[str, Any]] = {
         "column": pl.Int32,
         "value": pl.Float64,
     },
+    "lens": {  # the words of every token of a few images' first questions, at every state: the logit lens
+        "sample": pl.String,
+        "image": pl.String,
+        "layer": pl.Int32,  # the state
+        "variant": pl.String,  # "raw": the lens itself puts the final norm on every state, the last one too
+        "position": pl.Int32,  # of the token in the prompt
+        "token": pl.String,  # its text; empty for places of the image
+        "tokens": pl.String,  # its group
+        "patch": pl.Int32,  # index in the image's grid, row by row; null for others
+        "words": pl.List(pl.String),  # likeliest first, as the tokenizer writes them, with its mark for a space
+        "p": pl.List(pl.Float64),  # their probabilities
+        "entropy": pl.Float64,  # of the whole distribution, in nats
+    },
+    "decisions": {  # what the token before the answer would say at every state of the answer's first word
+        "sample": pl.String,
+        "layer": pl.Int32,
+        "variant": pl.String,
+        "word": pl.String,  # first token of the answer, as above
+        "p": pl.Float64,
+        "rank": pl.Int64,  # 1: the likeliest of all words
+        "log_odds": pl.Float64,  # log p - log(1 - p)
+        "kl": pl.Float64,  # KL(last state || this one), in nats
+    },
     "claims": {  # verdicts, one a line: see `medlens.claims`
         "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
         "sentence": pl.String,  # of the published study; empty for the user's own
@@ -122,6 +145,16 @@ class Run:
         return self._table("massive")
 
     @cached_property
+    def lens(self) -> pl.DataFrame:
+        """The words of every token of a few samples, at every state."""
+        return self._table("lens")
+
+    @cached_property
+    def decisions(self) -> pl.DataFrame:
+        """How likely the answer's first word is at every state, for each sample."""
+        return self._table("decisions")
+
+    @cached_property
     def claims(self) -> pl.DataFrame:
         """Verdicts on claims, one a line."""
         return self._table("claims")
@@ -188,8 +221,13 @@ def write(path: Path, content: str | bytes) -> None:
 
 def write_table(folder: Path, name: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Write records as the table `name`, with its columns by contract."""
+    write_frame(folder, name, [pl.DataFrame(list(records), schema=TABLES[name])])
+
+
+def write_frame(folder: Path, name: str, frames: Sequence[pl.DataFrame]) -> None:
+    """Write frames, one below the other, as the table `name`."""
     buffer = BytesIO()  # through memory, so that a full disk is an OSError of ours and not a panic of the writer's
-    pl.DataFrame(list(records), schema=TABLES[name]).write_parquet(buffer)
+    pl.concat([pl.DataFrame(schema=TABLES[name]), *frames]).write_parquet(buffer)
     write(folder / f"{name}.parquet", buffer.getvalue())
 
 

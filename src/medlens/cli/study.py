@@ -33,6 +33,10 @@ def command(
     null: Annotated[
         list[str] | None, typer.Option(help="Another null beside shuffled pairs: `weights` or `noise`; a walk each. Repeatable.")
     ] = None,
+    instrument: Annotated[
+        list[str] | None, typer.Option(help="Only this one: geometry, contextualization or lens. Repeatable.")
+    ] = None,
+    lens_images: Annotated[int, typer.Option(help="Of so many images the lens keeps the words of every token.")] = 8,
     by: Annotated[
         list[str] | None, typer.Option(help="A field or tag; each of its values gets rows of its own. Repeatable.")
     ] = None,
@@ -57,7 +61,7 @@ def command(
 ) -> None:
     """Study a model on data: answers, geometry of its hidden states, and a report. Both default to the phantom."""
     from medlens.cli.progress import Bars, window_of
-    from medlens.plan import Plan
+    from medlens.plan import INSTRUMENTS, Plan
 
     plan = Plan(
         limit=limit, seed=seed, question=question, window=window_of(window),
@@ -65,7 +69,7 @@ def command(
         skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
         nulls=tuple(dict.fromkeys(("pairs", *(null or ())))), by=tuple(by or ()), measures=tuple(measure or ()),
         thorough=thorough, memory=memory, scratch=scratch, workers=workers, cluster=cluster,
-        claims=tuple(claim or ()),
+        claims=tuple(claim or ()), instruments=tuple(instrument or INSTRUMENTS), lens_images=lens_images,
     )  # fmt: skip
     if measure:
         sys.path.insert(0, str(Path.cwd()))  # where measures of the user's own lie

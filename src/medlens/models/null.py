@@ -36,6 +36,10 @@ class Drawn(Weights):
         generator = torch.Generator().manual_seed(priority(self.seed, tied.get(name, name)))
         return (torch.randn(shape, generator=generator) * self.spread).to(self.device, self.dtype)
 
+    def read_rows(self, name: str, begin: int, end: int) -> Tensor:
+        """All are drawn for some: whoever needs many has the part in memory meanwhile."""
+        return self.read(name)[begin:end]
+
     def expect(self, names: Iterable[str]) -> None:
         """There is nothing to read ahead."""
 

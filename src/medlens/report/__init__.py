@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from pathlib import Path
@@ -15,8 +14,9 @@ from medlens import store
 from medlens.phantom.questions import is_phantom
 from medlens.report.charts import as_files
 from medlens.report.figures import Figures
+from medlens.report.lens import lens_of
 from medlens.report.lines import COLOURS
-from medlens.report.parts import massive, verdicts
+from medlens.report.parts import inline, massive, verdicts
 from medlens.report.subgroups import fields_of
 
 OWN = ("phantom", "phantom slices")  # names of data that the phantom was made for
@@ -54,6 +54,7 @@ def render(run: store.Run, figures: Figures | None = None) -> str:
         warnings=_warnings(run),
         sections=figures.sections(),
         fields=fields_of(run.rows),
+        lens=lens_of(run),
         massive=massive(run.massive),
         claims=verdicts(run.claims, figures.names),
         nulls=sorted({protocol for protocol in run.rows["protocol"] if protocol.startswith("null: ")}),
@@ -132,7 +133,7 @@ def _samples(run: store.Run) -> list[dict[str, Any]]:
     for record in joined.to_dicts():
         key = record["picture"] or record["sample"]
         shown = images.setdefault(
-            key, {"picture": _inline(run.path, record["picture"]), "name": _name(record), "tags": {}, "asked": []}
+            key, {"picture": inline(run.path, record["picture"]), "name": _name(record), "tags": {}, "asked": []}
         )
         shown["tags"] |= {k: v for k, v in json.loads(record["tags"]).items() if v is not None}
         shown["asked"].append(record)
@@ -142,10 +143,3 @@ def _samples(run: store.Run) -> list[dict[str, Any]]:
 def _name(record: dict[str, Any]) -> str:
     """What a reader finds the image by: its file, else what the data call it."""
     return record["file"] if record["file"] not in (None, "in memory") else record["image"]
-
-
-def _inline(folder: Path, picture: str | None) -> str | None:
-    if picture is None:
-        return None
-    kind = "png" if picture.endswith(".png") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode((folder / picture).read_bytes()).decode()}"

@@ -10,7 +10,7 @@ from medlens import store
 from medlens.curves import spans
 from medlens.published import for_run
 from medlens.report.charts import as_svg, side_by_side, titled
-from medlens.report.lines import COLOURS, SIDES, Line, lines_of, main_protocol, scales_of
+from medlens.report.lines import COLOURS, Line, lines_of, main_protocol, scales_of
 from medlens.report.plateau import plateaus
 from medlens.report.readings import BEHIND, READINGS, SCALES, SECTIONS, Reading, reading_of
 
@@ -45,9 +45,9 @@ class Figures:
     def lines(self, name: str) -> dict[str, list[Line]]:
         """Of both sides, by name."""
         if name == "scales":
-            return {side: scales_of(self.rows, side) for side in SIDES}
+            return {side: scales_of(self.rows, side) for side in SCALES_READING.sides}
         reading = self.reading(name)
-        return {side: lines_of(self.rows, name, side, reading, self.published) for side in SIDES}
+        return {side: lines_of(self.rows, name, side, reading, self.published) for side in reading.sides}
 
     def charts(self, name: str) -> dict[str, Any]:
         if name not in self._charts:
@@ -85,7 +85,7 @@ class Figures:
         if at_scales:
             main = main.filter(pl.col("measure") == "intrinsic_dimension")
         sides = []
-        for side in SIDES:
+        for side in self.reading(name).sides:
             raw = main.filter(pl.col("tokens") == side)
             if not raw.is_empty():
                 verdicts = plateaus(self.rows, side) if at_scales else []

@@ -1,9 +1,11 @@
-"""Parts of the report that are tables: the verdicts on claims, and the massive activations."""
+"""Parts of the report that are tables: the verdicts on claims, and the massive activations. And how a picture gets into it."""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -69,3 +71,11 @@ def massive(found: pl.DataFrame) -> dict[str, Any] | None:
         "columns": sorted(found["column"].unique().to_list()),
         "samples": found["sample"].n_unique(),
     }
+
+
+def inline(folder: Path, picture: str | None) -> str | None:
+    """A picture of the run as a data URL."""
+    if picture is None:
+        return None
+    kind = "png" if picture.endswith(".png") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode((folder / picture).read_bytes()).decode()}"

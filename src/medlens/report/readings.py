@@ -30,13 +30,19 @@ SECTIONS = (
         "How far is a token's state its own, and how far that of what surrounds it? Cosines are high by themselves where all "
         "states share a direction, so each is shown with its baseline, and with the baseline taken off.",
     ),
+    Section(
+        "lens",
+        "What do the states say",
+        "The logit lens: the final norm and the head put on every state, as if the model ended there. What it cannot read is not "
+        "therefore absent: early states may hold it in other directions.",
+    ),
     Section("own", "Measures of your own", "Named in the plan."),
 )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """behind: other measures drawn thin in the same chart, each with the word at its end."""
+    """sides: token groups that have a chart. behind: other measures drawn thin in the same chart, each with the word at its end."""
 
     title: str
     of_pairs: bool
@@ -45,6 +51,7 @@ class Reading:
     source: str
     section: str = "own"
     behind: Mapping[str, str] = field(default_factory=dict)
+    sides: tuple[str, ...] = ("image", "text")
 
 
 def _linear() -> dict[str, Reading]:
@@ -242,7 +249,59 @@ def _contextual() -> dict[str, Reading]:
     }  # fmt: skip
 
 
-READINGS: dict[str, Reading] = {**_linear(), **_spread(), **_dimensions(), **_contextual()}
+def _lens() -> dict[str, Reading]:
+    source, answer = "nostalgebraist 2020, interpreting GPT: the logit lens", ("answer",)
+    first = "Only the first token of the answer, as it was given; a long answer may be decided later, or word by word."
+    return {
+        "answer_top": Reading(
+            "The answer's first word is on top",
+            False,
+            "In what share of the questions the token before the answer already says its first word, more likely than any other.",
+            first,
+            source,
+            "lens",
+            sides=answer,
+        ),
+        "answer_log_odds": Reading(
+            "Log-odds of the answer's first word",
+            False,
+            "log p - log(1 - p), in nats, the mean of all questions: above 0 the word has more than half of the probability.",
+            first,
+            source,
+            "lens",
+            sides=answer,
+        ),
+        "answer_rank": Reading(
+            "Rank of the answer's first word",
+            False,
+            "The logarithm to base 2 of its rank, the mean of all questions: 0 is the likeliest, 10 the thousandth.",
+            first,
+            source,
+            "lens",
+            sides=answer,
+        ),
+        "lens_kl": Reading(
+            "What is lost by stopping here (KL)",
+            False,
+            "KL(last state || this one), in nats: how far the words of a state are from those of the last one, where it is 0.",
+            "Large where a state speaks in other directions than the head, although it may know the same.",
+            "Belrose et al. 2023, Eliciting Latent Predictions",
+            "lens",
+            sides=("text", "answer"),
+        ),
+        "lens_entropy": Reading(
+            "Entropy of the words",
+            False,
+            "In nats: 0 where one word has all of the probability, the logarithm of the vocabulary where all words are alike.",
+            "The image's tokens were never trained to say a word: a low entropy there is no proof that it means one.",
+            source,
+            "lens",
+            sides=("image", "text", "answer"),
+        ),
+    }
+
+
+READINGS: dict[str, Reading] = {**_linear(), **_spread(), **_dimensions(), **_contextual(), **_lens()}
 SCALES = {  # shown together, in one chart: the number of rows is halved
     "intrinsic_dimension": "all",
     "intrinsic_dimension_of_half": "1/2",
