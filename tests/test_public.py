@@ -47,6 +47,7 @@ NAMES = [
     "measures",
     "mev",
     "mev_centred",
+    "occurrence_of_units",
     "open_run",
     "participation_ratio",
     "phantom",

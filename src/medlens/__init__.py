@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medlens._merge import study_shard as study_shard
     from medlens._study import forecast as forecast
     from medlens._study import study as study
+    from medlens._units import occurrence_of_units as occurrence_of_units
     from medlens.claims import judge as judge
     from medlens.comparison import Comparison as Comparison
     from medlens.comparison import compare as compare
@@ -58,6 +59,7 @@ _HOMES = {
     "medlens._forecast": ("Forecast",),
     "medlens._merge": ("merge", "study_shard"),
     "medlens._study": ("forecast", "study"),
+    "medlens._units": ("occurrence_of_units",),
     "medlens.claims": ("judge",),
     "medlens.comparison": ("Comparison", "compare"),
     "medlens.data": ("read",),
