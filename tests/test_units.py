@@ -8,15 +8,16 @@ import torch
 
 import medlens
 from medlens import hooks
-from medlens._units import QUESTION, _Vocabulary
+from medlens._units import QUESTION
 from medlens.errors import BadInput, BadModel
+from medlens.estimates.unit_words import Vocabulary
 from medlens.instruments.units import CONVENTIONS, Names, Units
-from medlens.measures.units import decode, strongest, varies
+from medlens.measures.units import NONE, decode, strongest, varies
 from medlens.models.unembedding import Unembedding
 from medlens.plan import Plan
 from medlens.walk.cases import arguments, cases
 from medlens.walk.forward import prepare
-from medlens.walk.reverse import reverse
+from medlens.walk.reverse import Traced, reverse
 from medlens.walk.room import Room
 from medlens.walk.target import EveryLogit, Target, Word
 
@@ -58,7 +59,7 @@ def oracle(model, sample, block, protocol):
         handle = mlp.down_proj.register_forward_pre_hook(lambda m, i: kept.append(i[0]))
     with torch.enable_grad():
         logits = model.module(**arguments(model, cases(model, [prompt])[0])).logits
-        y = logits[0, -1].sum() if protocol == "published" else logits[0, -1].log_softmax(-1).max()
+        y = logits[0, -1].sum() if protocol == "published" else logits[0, -1].double().log_softmax(-1).max()
         (gradient,) = torch.autograd.grad(y, kept)
     handle.remove()
     product = (kept[0] * gradient)[0, prompt.tokens.where("image")].detach()
@@ -73,9 +74,13 @@ def decoded(model, block, protocol):
     return (model.head.weight.detach() @ columns).argmax(0)
 
 
+def texts_of(model):
+    return model.tokenizer.convert_ids_to_tokens(list(range(len(model.head.weight))))
+
+
 def counted(model, words):
     texts = model.tokenizer.convert_ids_to_tokens(words.flatten().tolist())
-    marked = any("▁" in t for t in model.tokenizer.convert_ids_to_tokens(list(range(len(model.head.weight)))))
+    marked = any("▁" in t for t in texts_of(model))
     return Counter(t for t in texts if "▁" in t or not marked)
 
 
@@ -89,7 +94,7 @@ def of_image(found, layer, image, protocol):
 def test_words_are_those_of_autograd_over_the_whole_model(request, which, protocol, slices):
     model = request.getfixturevalue(which)
     samples = golden_samples() if which == "golden" else slices
-    layers = [1, 3]
+    layers = [1, 2] if which == "golden" else [1, 5]
     found = medlens.occurrence_of_units(model, samples, layers, protocol, images=3)
     first = {}
     for sample in samples:
@@ -98,11 +103,11 @@ def test_words_are_those_of_autograd_over_the_whole_model(request, which, protoc
         for layer in layers:
             _, units = oracle(model, sample, layer, protocol)
             expected = counted(model, decoded(model, layer, protocol)[units])
-            assert sum(expected.values()) > 10
+            assert len(expected) > 2
             assert of_image(found, layer, image, protocol) == dict(expected), (image, layer)
     other = "sound" if protocol == "published" else "published"
-    sample = first[image]
-    assert of_image(found, 3, image, protocol) != dict(counted(model, decoded(model, 3, other)[oracle(model, sample, 3, other)[1]]))
+    _, units = oracle(model, sample, layer, other)
+    assert of_image(found, layer, image, protocol) != dict(counted(model, decoded(model, layer, other)[units]))
 
 
 @pytest.mark.parametrize("protocol", ["published", "sound"])
@@ -165,7 +170,7 @@ def test_decode_in_blocks_is_the_argmax(phantom, golden, block):
 
 
 def test_folding_knows_other_norms(phantom):
-    """What a norm does to a column, by its derivative: at a state that is far larger than the column, in every direction but its own."""
+    """Gemma's RMSNorm stores its weight less 1; a LayerNorm centres as well."""
 
     class Gemma(torch.nn.Module):
         def __init__(self):
@@ -261,14 +266,44 @@ def test_one_picture_twice_does_not_vary(phantom, slices):
     assert "no interval" in alone["note"][0]
 
 
-def test_a_random_model_names_other_words(phantom, slices):
-    """Negative control: on drawn weights the counts are those of other units, and no word is far from its null by design."""
-    trained = medlens.occurrence_of_units(phantom, slices, [5], "sound", images=4).words
-    drawn = medlens.occurrence_of_units(medlens.load("phantom:random"), slices, [5], "sound", images=4).words
-    top = lambda words: set(words["word"].to_list())
-    assert len(top(trained) & top(drawn)) < 8
-    above = lambda words: float((words["count"] / words["expected"]).replace(float("inf"), None).max())
-    assert above(trained) > above(drawn)
+def of_right_modality(model, samples, block, protocol):
+    """How much more often the word of an image's modality is counted in it than in other images, over the modalities."""
+    modality = {sample.image_id: sample.tags["modality"] for sample in samples}
+    found = medlens.occurrence_of_units(model, samples, [block], protocol)
+    differences = []
+    for word in set(modality.values()):
+        counts = {image: of_image(found, block, image, protocol).get(word, 0) for image in modality}
+        own = [n for image, n in counts.items() if modality[image] == word]
+        others = [n for image, n in counts.items() if modality[image] != word]
+        differences.append(sum(own) / len(own) - sum(others) / len(others))
+    return sum(differences) / len(differences)
+
+
+@pytest.mark.parametrize("protocol", ["published", "sound"])
+def test_words_are_of_the_image_and_a_random_model_shows_none(phantom, protocol):
+    """Block 5, by the pictures of seed 1; here on others."""
+    samples = medlens.phantom.samples(24, seed=2, questions=("modality",))
+    trained = of_right_modality(phantom, samples, 5, protocol)
+    drawn = of_right_modality(medlens.load("phantom:random"), samples, 5, protocol)
+    assert trained > 5
+    assert drawn < trained - 3
+
+
+def test_where_no_gradient_comes_back_nothing_is_counted(phantom, slices):
+    """The last block: topk of nothing but zeros would name the first ten units."""
+    prompt = asked(phantom, slices[0], "published")
+    case = cases(phantom, [prompt])[0]
+    product, _ = oracle(phantom, slices[0], 7, "published")
+    assert not product.any()
+    tracer = Units(phantom, [7], CONVENTIONS["published"])
+    with pytest.raises(BadModel, match="no gradient comes back to the image's tokens in block 7"):
+        reverse(phantom, [case], [[EveryLogit(len(prompt.tokens) - 1)]], [tracer], Room(kept_from=7))
+    half = torch.zeros(1, len(case.pack.ids), 352)
+    half[0, case.where("image")[:32]] = 1
+    tracer.visit(7, case, EveryLogit(0), half, half, [Traced(half, half)])
+    assert (tracer.words[7, case.image] == NONE).sum() == 320
+    vocabulary = Vocabulary(texts_of(phantom))
+    assert vocabulary.counts(tracer.words[7, case.image]).total() == 320
 
 
 def test_streamed_is_resident(golden, tmp_path):
@@ -276,8 +311,8 @@ def test_streamed_is_resident(golden, tmp_path):
     streamed = medlens.load(path, vision_tower=tower, memory=1)
     assert streamed.weights is not None
     for protocol in CONVENTIONS:
-        a = medlens.occurrence_of_units(golden, golden_samples(), [1, 3], protocol)
-        b = medlens.occurrence_of_units(streamed, golden_samples(), [1, 3], protocol, scratch=tmp_path)
+        a = medlens.occurrence_of_units(golden, golden_samples(), [1, 2], protocol)
+        b = medlens.occurrence_of_units(streamed, golden_samples(), [1, 2], protocol, scratch=tmp_path)
         assert a.occurrence.equals(b.occurrence)
         assert a.words.equals(b.words)
     assert not list(tmp_path.iterdir())
@@ -312,9 +347,9 @@ def test_a_study_without_them(phantom, slices, tmp_path):
 # ---- bad input
 
 
-@pytest.mark.parametrize("layers", [[8], [-1], [5, 99]])
+@pytest.mark.parametrize("layers", [[8], [-1], [5, 99], [7]])
 def test_layers_that_are_none(phantom, slices, layers):
-    with pytest.raises(BadInput, match=rf"blocks 0 to 7 of phantom; got {layers[-1]}"):
+    with pytest.raises(BadInput, match=rf"blocks 0 to 6 of phantom \(.*\); got {layers[-1]}$"):
         medlens.occurrence_of_units(phantom, slices, layers)
 
 
@@ -345,5 +380,6 @@ def test_an_mlp_of_other_names(phantom, slices, tmp_path, monkeypatch):
 
 
 def test_words_without_a_space_mark_all_count(phantom, golden):
-    assert len(_Vocabulary(phantom).counted) == len(phantom.head.weight)
-    assert set(_Vocabulary(golden).counted) == {t for t in golden.tokenizer.get_vocab() if "▁" in t}
+    assert Vocabulary(texts_of(phantom)).counted == set(phantom.tokenizer.get_vocab())
+    assert Vocabulary(["Ġa", "b", "cĠ"]).counted == {"Ġa", "cĠ"}
+    assert Vocabulary(texts_of(golden)).counted == {t for t in golden.tokenizer.get_vocab() if "▁" in t}

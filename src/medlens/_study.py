@@ -72,7 +72,7 @@ def study(
             answers, findings = (
                 _together(prepared, named, work, watcher, clock) if named else _alone(prepared, work, watcher, clock)
             )
-            _count_units(prepared, findings, scratch, watcher, clock)
+            _count_units(prepared, findings, work.scratch, watcher, clock)
             _record.gather_states(work.folder, findings)
             with work.becoming(out) as folder:
                 watcher.begin("writing the report", 1)

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-import torch
 from torch import Tensor
 
 from medlens import store
 from medlens.errors import BadInput
+from medlens.estimates.unit_words import Vocabulary, Words
 from medlens.findings import Occurrence, UnitWord
 from medlens.instruments.units import CONVENTIONS, Names, Units, check_names
 from medlens.measures.lens import likeliest
-from medlens.measures.units import varies
 from medlens.models import Model, load
 from medlens.models.prompt import read
 from medlens.models.unembedding import Unembedding
-from medlens.stats.intervals import jackknife
-from medlens.types import Sample, Value
+from medlens.types import Sample
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.forward import prepare, steps
 from medlens.walk.reverse import steps_back
@@ -33,16 +30,14 @@ from medlens.walk.target import Aim, EveryLogit, Target, Word
 QUESTION, BEGUN = "What is on the image?", "The image is a"  # the study's; the template closes what was begun
 EVERY = 5  # blocks 5, 10, ...
 PROTOCOLS = tuple(CONVENTIONS)
-LISTED = 10  # words
-MARKS = ("▁", "Ġ")  # how tokenizers write the space in front of a word
 
 Tick = Callable[[], None]
 
 
 @dataclass(frozen=True, eq=False)
 class UnitWords:
-    """Frames with the columns of a run's tables (`store.TABLES`): `occurrence`, of each image every word and its count; `words`, the
-    ten most frequent of each block over all images, with interval and nulls."""
+    """Frames with the columns of a run's tables (`store.TABLES`): `occurrence`, of each image every word and its count; `words`,
+    the ten most frequent of each block over all images, with interval and nulls."""
 
     occurrence: pl.DataFrame
     words: pl.DataFrame
@@ -56,10 +51,10 @@ def occurrence_of_units(
     *,
     images: int | None = None,
     seed: int = 0,
-    names: tuple[str, str] = Names(),  # noqa: B008
+    names: tuple[str, str] = Names(),
     scratch: str | Path | None = None,
 ) -> UnitWords:
-    """Of each image token the ten units of the MLP with the largest gradient x value, and how often each word is the one they write.
+    """Of each image token the ten units of the MLP with the largest gradient x value, and how often they write each word.
 
     protocol "published": of the gate's pre-activation, for the sum of all logits behind "What is on the image?" and a begun answer;
     words by the bare head. "sound": of the unit's own activation, for the log-probability of the word the model says first to the
@@ -87,18 +82,25 @@ def _frame(name: str, records: Sequence[NamedTuple]) -> pl.DataFrame:
 
 
 def published_blocks(model: Model) -> list[int]:
-    """5, 10, ..., as far as there are. The study's "layer l" is read as block l (`model.layers[l]`), where its hooks were set; its
-    states are counted otherwise (state l is what block l - 1 returns)."""
-    return list(range(EVERY, model.depth, EVERY))
+    """5, 10, ..., as far as there are, but not the last block: what is written there at an image token reaches no logit.
+
+    The study's "layer l" is read as block l (`model.layers[l]`): units lie in blocks, and its maps of attention are named after
+    blocks. (Inferred; its states are counted otherwise: state l is what block l - 1 returns.)"""
+    return list(range(EVERY, model.depth - 1, EVERY))
 
 
 def _checked(model: Model, layers: Sequence[int] | None) -> list[int]:
     """Blocks that the model has. Raises BadInput."""
     blocks = published_blocks(model) if layers is None else sorted(set(layers))
     if not blocks:
-        raise BadInput(f"no layers: {model.name} has blocks 0 to {model.depth - 1}, the study's begin at {EVERY}; name some")
-    if outside := [b for b in blocks if not 0 <= b < model.depth]:
-        raise BadInput(f"layers are blocks 0 to {model.depth - 1} of {model.name}; got {outside[0]}")
+        raise BadInput(
+            f"no layers: {model.name} has blocks 0 to {model.depth - 2} before its last, the study's begin at {EVERY}; name some"
+        )
+    if outside := [b for b in blocks if not 0 <= b < model.depth - 1]:
+        raise BadInput(
+            f"layers are blocks 0 to {model.depth - 2} of {model.name} (the last block's image tokens reach no logit); "
+            f"got {outside[0]}"
+        )
     return blocks
 
 
@@ -131,12 +133,15 @@ def count(
     laid = {protocol: cases(model, [_asked(model, prompt, protocol) for prompt in prompts]) for protocol in protocols}
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         _there_and_back(model, laid, min(blocks), list(tracers.values()), Path(folder), tick)
-    vocabulary = _Vocabulary(model)
+    texts = model.tokenizer.convert_ids_to_tokens(list(range(Unembedding(model).words)))
+    vocabulary, images = Vocabulary(texts), [prompt.sample.image_id or prompt.image for prompt in prompts]
     found = Counted([], [])
     for protocol, tracer in tracers.items():
         for block in sorted(blocks):
-            of_images = {prompt.image: tracer.words[block, prompt.image] for prompt in prompts}
-            _add(found, protocol, block, of_images, tracer.all[block], vocabulary, _patients(prompts), seed)
+            words = Words(vocabulary, [tracer.words[block, prompt.image] for prompt in prompts], tracer.all[block])
+            found.occurrence.extend(Occurrence(protocol, block, *row) for row in words.of_images(images))
+            found.occurrence.extend(Occurrence(f"null: all units, {protocol}", block, None, *row) for row in words.of_units())
+            found.words.extend(UnitWord(protocol, block, *row) for row in words.frequent(_patients(prompts), seed))
     return found
 
 
@@ -180,74 +185,6 @@ class _Said:
         self.next[id(case)] = int(likeliest(normed[-1:], self.logits, 1).ids)
 
 
-# ---- what was found, as tables
-
-
-class _Vocabulary:
-    """The words of ids; of those only the ones that carry the space mark are counted, where the tokenizer has such a mark."""
-
-    def __init__(self, model: Model) -> None:
-        self.texts: list[str] = model.tokenizer.convert_ids_to_tokens(list(range(Unembedding(model).words)))
-        marked = {mark: sum(mark in text for text in self.texts) for mark in MARKS}
-        mark = max(MARKS, key=marked.__getitem__)
-        self.counted = [text for text in set(self.texts) if mark in text or not marked[mark]]
-        self._counts = set(self.counted)
-
-    def counts(self, ids: Tensor) -> Counter[str]:
-        found = Counter(self.texts[i] for i in ids.flatten().tolist())
-        return Counter({word: n for word, n in found.items() if word in self._counts})
-
-    def ids(self, word: str) -> Tensor:
-        """All ids that are written so."""
-        return torch.tensor([i for i, text in enumerate(self.texts) if text == word])
-
-
 def _patients(prompts: Sequence[Prompt]) -> list[str]:
     """What is left out together, of each image: its patient's images, where the data name them."""
     return [prompt.image if (p := prompt.sample.patient_id) is None else f"patient {p}" for prompt in prompts]
-
-
-def _add(
-    found: Counted, protocol: str, block: int, of_images: Mapping[str, Tensor], of_all: Tensor, vocabulary: _Vocabulary,
-    patients: Sequence[str], seed: int,
-) -> None:  # fmt: skip
-    """One block's words. of_images: (T, k) ids of each image; of_all: the word of every unit."""
-    counts = {image: vocabulary.counts(ids) for image, ids in of_images.items()}
-    everywhere = vocabulary.counts(of_all)
-    for image, counted in counts.items():
-        found.occurrence.extend(Occurrence(protocol, block, image, word, n) for word, n in _ordered(counted))
-    found.occurrence.extend(Occurrence(f"null: all units, {protocol}", block, None, word, n) for word, n in _ordered(everywhere))
-    words = [word for word, _ in _ordered(sum(counts.values(), Counter()))[:LISTED]]
-    chosen = sum(ids.numel() for ids in of_images.values()) / len(of_images)  # of an image, on average
-    shuffled = varies(_by_place(list(of_images.values()), [vocabulary.ids(word) for word in words]), seed)
-    for word, varied in zip(words, shuffled, strict=True):
-        of_each = [float(counted[word]) for counted in counts.values()]
-        interval = jackknife(Value(_mean(of_each), len(of_each)), _left_out(of_each, patients))
-        expected = everywhere[word] / len(of_all) * chosen
-        note = "; ".join(dict.fromkeys(filter(None, (interval.note, varied.ratio.note))))
-        found.words.append(
-            UnitWord(protocol, block, word, _mean(of_each), interval.low, interval.high, expected, float(varied.ratio),
-                     float(varied.p), len(of_each), note)
-        )  # fmt: skip
-
-
-def _ordered(counts: Counter[str]) -> list[tuple[str, int]]:
-    """Most frequent first; ties by the word, so that the order is always the same."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _by_place(of_images: Sequence[Tensor], words: Sequence[Tensor]) -> Tensor:
-    """How often each word stands at each place of each image: (words, images, places), of the places that all images have."""
-    places = min(len(ids) for ids in of_images)
-    together = torch.stack([ids[:places].cpu() for ids in of_images])
-    return torch.stack([torch.isin(together, ids).sum(2) for ids in words]) if words else torch.zeros(0, len(of_images), places)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _left_out(values: Sequence[float], groups: Sequence[str]) -> list[Value]:
-    """The mean without each group."""
-    rest = [[v for v, g in zip(values, groups, strict=True) if g != left] for left in dict.fromkeys(groups)]
-    return [Value(_mean(kept), len(kept)) for kept in rest if kept]

@@ -40,7 +40,7 @@ class Occurrence(NamedTuple):
     layer: int
     image: str | None
     word: str
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class UnitWord(NamedTuple):
@@ -49,7 +49,7 @@ class UnitWord(NamedTuple):
     protocol: str
     layer: int
     word: str
-    count: float
+    count: float  # pyright: ignore[reportIncompatibleMethodOverride]
     low: float | None
     high: float | None
     expected: float

@@ -6,11 +6,12 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from medlens import hooks
 from medlens.errors import BadModel
-from medlens.measures.units import decode, strongest
+from medlens.measures.units import NONE, decode, strongest
 from medlens.models.base import Model
 from medlens.models.unembedding import Unembedding
 from medlens.walk.cases import Case
@@ -43,7 +44,8 @@ CONVENTIONS = {"published": Convention(EveryLogit, True, False), "sound": Conven
 class Units:
     """Follows the targets of one convention, and no others, into some blocks.
 
-    words: of each block and image, the words of the strongest units of each image token, (T, k) ids. all: of each block, the word of
+    words: of each block and image, the words of the strongest units of each image token, (T, k) ids (NONE where no gradient comes
+    back to a token: any ten units would be as good). all: of each block, the word of
     every unit, (units,) ids.
     """
 
@@ -69,7 +71,15 @@ class Units:
             self.all[block] = self._decoded(block)
         shown = case.where("image")
         (units,) = traced
-        self.words[block, case.image] = self.all[block][strongest(units.value[0][shown], units.gradient[0][shown], TOP)]
+        value, gradient = units.value[0][shown], units.gradient[0][shown]
+        reached = gradient.any(1)
+        if not reached.any():
+            raise BadModel(
+                f"{self.model.name}: no gradient comes back to the image's tokens in block {block} (image {case.image}): "
+                "there is nothing to explain there"
+            )
+        found = self.all[block][strongest(value, gradient, TOP)]
+        self.words[block, case.image] = torch.where(reached[:, None], found, NONE)
 
     def leave(self, block: int) -> None: ...
 
@@ -79,7 +89,7 @@ class Units:
             return decode(down.weight.detach().T, self.head.rows(self.convention.folded))  # pyright: ignore
 
 
-def check_names(model: Model, names: Names = Names()) -> None:
+def check_names(model: Model, names: Names = Names()) -> None:  # noqa: B008
     """Raise BadModel, saying what was looked for, where a block has no such parts."""
     for block in model.blocks:
         for name in names:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medlens.types import Value
 
+NONE = -1  # in place of a word's id
 DRAWS = 1000  # shuffles of the images
 
 
@@ -33,8 +34,8 @@ def decode(columns: Tensor, head: Iterable[tuple[int, Tensor]]) -> Tensor:
 
 
 def attribute(value: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient x value, signed, in float32 at least: to first order, what the target would lose without each entry. Source: Schwettmann
-    et al. 2023, Multimodal Neurons in Pretrained Text-Only Transformers."""
+    """Gradient x value, signed, in float32 at least: to first order, what the target would lose without each entry. Source:
+    Schwettmann et al. 2023, Multimodal Neurons in Pretrained Text-Only Transformers."""
     kind = torch.promote_types(value.dtype, torch.float32)
     return value.to(kind) * gradient.to(kind)
 
