@@ -123,10 +123,8 @@ def _units_seconds(model: Model, prompts: Sequence[Prompt], plan: Plan, pilot: _
         return 0.0
     back = model.depth - blocks[0]
     of_case = pilot.enter + (model.depth + BACK * back) * pilot.block
-    columns, rows = (
-        torch.randn(getattr(model.text_config, "intermediate_size", model.width), model.width),
-        torch.randn(CHUNK, model.width),
-    )
+    units = getattr(model.text_config, "intermediate_size", model.width)
+    columns, rows = torch.randn(units, model.width), torch.randn(CHUNK, model.width)
     one = _timed(lambda: (columns @ rows.T).max(1))
     decoding = len(blocks) * one * len(model.tokenizer) / CHUNK
     return len(PROTOCOLS) * (images * of_case + decoding) + (model.depth + back) * pilot.bring
@@ -192,13 +190,8 @@ def _scratch(model: Model, laid: Sequence[Case], plan: Plan) -> int:
     masks = sum(len(case.pack.ids) ** 2 for case in laid if len(case.prompts) > 1) * model.dtype.itemsize
     rotary = sum(len(case.pack.ids) for case in laid) * 4 * model.width
     speaking = model.weights is not None and plan.answers == "generate" and plan.protocol == "sound"
-    return (
-        states
-        + masks
-        + rotary
-        + _units_states(model, laid, plan)
-        + (price(model, laid, plan.max_new_tokens).kept if speaking else 0)
-    )
+    kept = price(model, laid, plan.max_new_tokens).kept if speaking else 0
+    return states + masks + rotary + kept + _units_states(model, laid, plan)
 
 
 def _units_states(model: Model, laid: Sequence[Case], plan: Plan) -> int:
@@ -207,4 +200,5 @@ def _units_states(model: Model, laid: Sequence[Case], plan: Plan) -> int:
     if plan.protocol != "published" or not blocks:
         return 0
     longest = max(len(case.pack.ids) for case in laid)
-    return len(PROTOCOLS) * plan.unit_images * longest * (model.depth - blocks[0] + 2) * model.width * STATE_BYTES
+    images = min(plan.unit_images, len({case.image for case in laid}))
+    return len(PROTOCOLS) * images * longest * (model.depth - blocks[0] + 2) * model.width * STATE_BYTES

@@ -20,7 +20,7 @@ MARKS = ("▁", "Ġ")  # how tokenizers write the space in front of a word
 class Vocabulary:
     """The texts of ids. Those that carry the space mark are counted, and no others; where a tokenizer has no such mark, all are."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: list[str]) -> None:
         self.texts = texts
         marked = {mark: {text for text in texts if mark in text} for mark in MARKS}
         self.counted: set[str] = max(marked.values(), key=len) or set(texts)
