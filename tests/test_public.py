@@ -54,6 +54,7 @@ NAMES = [
     "mev",
     "mev_centred",
     "neighbours",
+    "occurrence_of_units",
     "open_run",
     "participation_ratio",
     "phantom",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medlens._study import study as study
     from medlens._tune import load_lens as load_lens
     from medlens._tune import train_lens as train_lens
+    from medlens._units import occurrence_of_units as occurrence_of_units
     from medlens.claims import judge as judge
     from medlens.comparison import Comparison as Comparison
     from medlens.comparison import compare as compare
@@ -71,6 +72,7 @@ _HOMES = {
     "medlens._probe": ("probe",),
     "medlens._study": ("forecast", "study"),
     "medlens._tune": ("load_lens", "train_lens"),
+    "medlens._units": ("occurrence_of_units",),
     "medlens.claims": ("judge",),
     "medlens.comparison": ("Comparison", "compare"),
     "medlens.data": ("read",),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from medlens._nulls import walked_nulls
+from medlens._units import PROTOCOLS, published_blocks, shown
 from medlens.budget import BASE_MEMORY
 from medlens.data.intake import Intake
 from medlens.instruments.contextualization import contextualization_bytes
@@ -35,6 +36,7 @@ BASE_DISK = 3 * 2**20  # tables, charts and the report without pictures
 REPORT_SECONDS = 5.0  # drawing the charts
 CUBE = 512  # side of the matrix on which factorisations are timed
 FACTORISATIONS = 2  # of that price, for each group and state
+BACK = 3  # a block on the way back, of its price on the way there
 LONG = 2.0  # seconds from which on a pilot is not repeated
 
 
@@ -71,7 +73,7 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     reading += sum(_factorising(model, own) + _neighbours(model, own, plan) for own in views)
     if _has_lens(plan):
         reading += walks * _vocabulary(model, laid, plan)
-    seconds = answering + walks * walking + reading + REPORT_SECONDS
+    seconds = answering + walks * walking + reading + _units_seconds(model, prompts, plan, pilot) + REPORT_SECONDS
     pictures = sum(len(data) for _, data in intake.pictures.values())
     return Forecast(
         len(prompts), len(intake.pictures), tokens, sum(len(p.tokens) for p in prompts), round(seconds, 1),
@@ -117,6 +119,21 @@ def _answering(model: Model, prompts: Sequence[Prompt], plan: Plan, pilot: _Pilo
         passes = price(model, [], plan.max_new_tokens).passes
         return walking + passes * model.depth * pilot.bring
     return len(prompts) * _timed(lambda: answer_prompt(model, prompts[0], decoding_of(plan)))
+
+
+def _units_seconds(model: Model, prompts: Sequence[Prompt], plan: Plan, pilot: _Pilot) -> float:
+    """Seconds for the words of units: a way there, one back (a block again, and its gradients: about three times its price), and
+    all units of a block against the whole vocabulary. A case is taken to be as long as the one that was timed."""
+    images, blocks = len(shown(prompts, plan.unit_images)), published_blocks(model)
+    if plan.protocol != "published" or not images or not blocks:
+        return 0.0
+    back = model.depth - blocks[0]
+    of_case = pilot.enter + (model.depth + BACK * back) * pilot.block
+    units = getattr(model.text_config, "intermediate_size", model.width)
+    columns, rows = torch.randn(units, model.width), torch.randn(CHUNK, model.width)
+    one = _timed(lambda: (columns @ rows.T).max(1))
+    decoding = len(blocks) * one * len(model.tokenizer) / CHUNK
+    return len(PROTOCOLS) * (images * of_case + decoding) + (model.depth + back) * pilot.bring
 
 
 def _timed(job: Callable[[], object]) -> float:
@@ -199,4 +216,15 @@ def _scratch(model: Model, laid: Sequence[Case], plan: Plan) -> int:
     masks = sum(len(case.pack.ids) ** 2 for case in laid if len(case.prompts) > 1) * model.dtype.itemsize
     rotary = sum(len(case.pack.ids) for case in laid) * 4 * model.width
     speaking = model.weights is not None and plan.answers == "generate" and plan.protocol == "sound"
-    return states + masks + rotary + (price(model, laid, plan.max_new_tokens).kept if speaking else 0)
+    kept = price(model, laid, plan.max_new_tokens).kept if speaking else 0
+    return states + masks + rotary + kept + _units_states(model, laid, plan)
+
+
+def _units_states(model: Model, laid: Sequence[Case], plan: Plan) -> int:
+    """Bytes of disk for the states that the way back to the units returns to."""
+    blocks = published_blocks(model)
+    if plan.protocol != "published" or not blocks:
+        return 0
+    longest = max(len(case.pack.ids) for case in laid)
+    images = min(plan.unit_images, len({case.image for case in laid}))
+    return len(PROTOCOLS) * images * longest * (model.depth - blocks[0] + 2) * model.width * STATE_BYTES

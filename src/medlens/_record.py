@@ -47,8 +47,8 @@ def write_tables(folder: Path, intake: Intake, answers: Sequence[Answer | None],
 
 def write_findings(folder: Path, findings: Findings) -> None:
     """The tables of what the instruments found."""
-    for name, found in (("rows", findings.rows), ("left_out", findings.left_out), ("massive", findings.massive)):
-        store.write_table(folder, name, [record._asdict() for record in found])
+    for name in ("rows", "left_out", "massive", "occurrence", "unit_words"):
+        store.write_table(folder, name, [record._asdict() for record in getattr(findings, name)])
     for name in LARGE:
         store.write_frame(folder, name, findings.tables.get(name, []))
     if findings.states:

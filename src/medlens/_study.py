@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medlens import _record, claims, hooks, store
+from medlens import _record, _units, claims, hooks, store
 from medlens._answering import answer_prompts
 from medlens._crew import Processes
 from medlens._forecast import Forecast, foresee
@@ -21,6 +21,7 @@ from medlens.errors import BadInput, CannotWrite
 from medlens.findings import Findings
 from medlens.instruments.lens import Reader
 from medlens.instruments.own import own_measures
+from medlens.instruments.units import check_names
 from medlens.models import Model
 from medlens.plan import Plan
 from medlens.report import write_report
@@ -64,12 +65,15 @@ def study(
             return done
         forecast = foresee(prepared.model, prepared.intake, prepared.prompts, cases(prepared.model, prepared.prompts), plan)
         watcher.planned(forecast)
+        if plan.protocol == "published" and plan.unit_images:
+            check_names(prepared.model)
         _check(out, scratch, forecast, plan)
         clock = _Clock(preparing=time.monotonic() - began)
         with unfinished(out, prepared.identity, scratch if plan.scratch else None) as work:
             answers, findings = (
                 _together(prepared, named, work, watcher, clock) if named else _alone(prepared, work, watcher, clock)
             )
+            _count_units(prepared, findings, work.scratch, watcher, clock)
             _record.gather(work.folder, findings)
             with work.becoming(out) as folder:
                 watcher.begin("writing the report", 1)
@@ -115,6 +119,17 @@ def _alone(prepared: Prepared, work: Unfinished, watcher: Watcher, clock: _Clock
             findings.rows += found.rows
             findings.left_out += found.left_out
         return answers, findings
+
+
+def _count_units(prepared: Prepared, findings: Findings, scratch: Path, watcher: Watcher, clock: _Clock) -> None:
+    """The words that units write, on a way back of their own."""
+    model, plan = prepared.model, prepared.plan
+    blocks, shown = _units.published_blocks(model), _units.shown(prepared.prompts, plan.unit_images)
+    if plan.protocol == "published" and blocks and shown:
+        with clock("units"):
+            watcher.begin("walking back to the units", _units.ticks(model, blocks, shown))
+            found = _units.count(model, shown, blocks, _units.PROTOCOLS, scratch, plan.seed, tick=watcher.tick)
+            findings.occurrence, findings.unit_words = found
 
 
 def _walk(model: Model, laid: list[Case], reading: Instruments, work: Unfinished, watcher: Watcher) -> Findings:

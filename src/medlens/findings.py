@@ -36,6 +36,32 @@ class Massive(NamedTuple):
     value: float
 
 
+class Occurrence(NamedTuple):
+    """How often the strongest units of an image's tokens write a word. protocol: also "null: all units ...", see `_units`."""
+
+    protocol: str
+    layer: int
+    image: str | None
+    word: str
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+class UnitWord(NamedTuple):
+    """One of the words that the strongest units of a block write most often, over all images: see the table `unit_words`."""
+
+    protocol: str
+    layer: int
+    word: str
+    count: float  # pyright: ignore[reportIncompatibleMethodOverride]
+    low: float | None
+    high: float | None
+    expected: float
+    ratio: float
+    p: float
+    images: int
+    note: str
+
+
 class Findings:
     """All of it. Instruments add to it; `noted` is what JSON holds of it (all but the states and the large
     tables), and `recall` takes that up again."""
@@ -44,6 +70,8 @@ class Findings:
         self.rows: list[Row] = []
         self.left_out: list[LeftOut] = []
         self.massive: list[Massive] = []
+        self.occurrence: list[Occurrence] = []
+        self.unit_words: list[UnitWord] = []
         self.states: dict[str, Any] = {}  # "image/07": rows of state 7, (n, d) float32, the same tokens in every state; tensors
         self.tables: dict[str, list[pl.DataFrame]] = {}  # large ones, in pieces: lens, decisions
 

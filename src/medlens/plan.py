@@ -26,7 +26,8 @@ class Plan:
     lens_images: of at most so many images the lens keeps the words of every token.
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
     folds: of whole images (patients where the data name them): sums are kept for each.
-    protocol: "sound", or "published" for the choices of the published study. nulls: what the measures give where nothing is to be
+    protocol: "sound", or "published" for the choices of the published study. unit_images: with the latter, of so many images the
+    words that units write are counted (0: of none). nulls: what the measures give where nothing is to be
     found: "pairs" (shuffled), "weights" (drawn anew), "noise" (in place of the images); the last two cost a walk each. by: fields
     or tags of the samples, each of whose values gets rows of its own. thorough: intervals also where they cost more than the walk
     (None: where the model is at most 1,024 wide). claims: to be tested beside the study's own. measures: the user's own, as
@@ -56,6 +57,7 @@ class Plan:
     keep: float = 0.9
     folds: int = 5
     protocol: Literal["sound", "published"] = "sound"
+    unit_images: int = 4
     nulls: tuple[str, ...] = ("pairs",)
     by: tuple[str, ...] = ()
     thorough: bool | None = None
@@ -92,6 +94,7 @@ class Plan:
         self._need(self.protocol in ("sound", "published"), "protocol", "'sound' or 'published'")
         beside = self.by or self.measures or set(self.nulls) - {"pairs"}
         self._need(self.protocol == "sound" or not beside, "protocol", "'sound' for subgroups, nulls and measures of your own")
+        self._need(self.unit_images >= 0, "unit_images", "a number of images from 0 on")
         self._need(set(self.nulls) <= set(NULLS), "nulls", f"some of {', '.join(NULLS)}")
         self._need(self.workers >= 1, "workers", "at least 1")
         for claim in self.claims:

@@ -74,6 +74,26 @@ TABLES: dict[str, dict[str, Any]] = {
         "log_odds": pl.Float64,  # log p - log(1 - p)
         "kl": pl.Float64,  # KL(last state || this one), in nats
     },
+    "occurrence": {  # words that the strongest units of an image's tokens write (protocol published alone)
+        "protocol": pl.String,  # "published", "sound"; "null: all units, published": how many of all units write the word
+        "layer": pl.Int32,  # the block
+        "image": pl.String,  # null in a null
+        "word": pl.String,  # with its space mark
+        "count": pl.Int64,
+    },
+    "unit_words": {  # the ten most frequent of these in each block
+        "protocol": pl.String,
+        "layer": pl.Int32,
+        "word": pl.String,
+        "count": pl.Float64,  # in an image, on average
+        "low": pl.Float64,  # interval, by leaving out whole images (patients); null below two
+        "high": pl.Float64,
+        "expected": pl.Float64,  # the same count, if units were drawn at random from all of the block
+        "ratio": pl.Float64,  # variance between images, over that of shuffled images; NaN where none varies
+        "p": pl.Float64,  # how likely shuffled images vary as much
+        "images": pl.Int64,
+        "note": pl.String,
+    },
     "claims": {  # verdicts, one a line: see `medlens.claims`
         "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
         "sentence": pl.String,  # of the published study; empty for the user's own
@@ -153,6 +173,16 @@ class Run:
     def decisions(self) -> pl.DataFrame:
         """How likely the answer's first word is at every state, for each sample."""
         return self._table("decisions")
+
+    @cached_property
+    def occurrence(self) -> pl.DataFrame:
+        """Words that the strongest units of an image's tokens write, one a row."""
+        return self._table("occurrence")
+
+    @cached_property
+    def unit_words(self) -> pl.DataFrame:
+        """The most frequent of these over all images, with intervals and nulls."""
+        return self._table("unit_words")
 
     @cached_property
     def claims(self) -> pl.DataFrame:

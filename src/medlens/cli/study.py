@@ -28,6 +28,7 @@ def command(
     protocol: Annotated[
         str, typer.Option(help="`sound`, or `published`: the choices and the arithmetic of the published study, without answers.")
     ] = "sound",
+    unit_images: Annotated[int, typer.Option(help="Protocol published: of so many images count the words of units; 0: none.")] = 4,
     vision_tower: options.VisionTower = "external",
     adapter: options.Adapter = None,
     null: Annotated[
@@ -66,7 +67,7 @@ def command(
     plan = Plan(
         limit=limit, seed=seed, question=question, window=window_of(window),
         answers=answers, max_new_tokens=max_new_tokens, protocol=protocol, device=device, dtype=dtype,  # pyright: ignore
-        skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter,
+        skip_bad=skip_bad, unit_images=unit_images, vision_tower=vision_tower, adapter=adapter,
         nulls=tuple(dict.fromkeys(("pairs", *(null or ())))), by=tuple(by or ()), measures=tuple(measure or ()),
         thorough=thorough, memory=memory, scratch=scratch, workers=workers, cluster=cluster,
         claims=tuple(claim or ()), instruments=tuple(instrument or INSTRUMENTS), lens_images=lens_images,

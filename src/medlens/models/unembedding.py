@@ -39,6 +39,29 @@ class Unembedding:
         bias = None if rows[0][1] is None else torch.cat([b for _, b in rows])  # pyright: ignore[reportArgumentType]
         return self._capped(functional.linear(normed, torch.cat([w for w, _ in rows]), bias))
 
+    def rows(self, folded: bool = False) -> Iterator[tuple[int, Tensor]]:
+        """The head's own rows, (id of the first word, (at most `block`, d)), block after block; what a vector in the last state
+        says to each word. folded: with the final norm's weight in them (and, where it is a LayerNorm, its centring), which is all
+        of it but the division by the state's size. Of a streamed model the final norm must be in memory then."""
+        weight, centred = self._of_norm() if folded else (None, False)
+        for begin in range(0, self.words, self.block):
+            rows, _ = self._rows(begin, min(begin + self.block, self.words))
+            rows = rows if weight is None else rows * weight
+            yield begin, rows - rows.mean(1, keepdim=True) if centred else rows
+
+    @torch.no_grad()
+    def _of_norm(self) -> tuple[Tensor, bool]:
+        """The final norm's weight (d,), and whether it centres: by what it does to +1, -1, +1, ..., whose size is 1 and whose mean
+        is 0, and to all ones; some families' weight is 1 + what they store."""
+        ones = torch.ones(self.model.width, device=self.model.device, dtype=self.model.dtype)
+        signs = ones.clone()
+        signs[1::2] = -1
+        weight, level = ((self._normed(x) - self._normed(-x)) / 2 * x for x in (signs, ones))
+        return weight, float(level.abs().max()) < 1e-3 * float(weight.abs().max())
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return self.model.norm(x[None, None])[0, 0]
+
     def _rows(self, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
         read = self._rows_of_file if self.model.head.weight.is_meta else self._rows_in_memory
         return read("weight", begin, end), read("bias", begin, end) if self.model.head.bias is not None else None

@@ -21,7 +21,7 @@ from medlens.models.base import Model
 from medlens.walk.cases import Case
 from medlens.walk.forward import Tick, steps
 from medlens.walk.room import Room
-from medlens.walk.target import Target, check_targets, cotangent
+from medlens.walk.target import Aim, check_targets, cotangent
 from medlens.walk.way import Way, through
 
 
@@ -36,7 +36,7 @@ class Tracer(Protocol):
     """An instrument that follows targets on their way back. States and gradients are (T, d), one row for each place of the case.
     All are to be read and not written to."""
 
-    def begin(self, case: Case, target: Target, value: float, state: Tensor, gradient: Tensor) -> None:
+    def begin(self, case: Case, target: Aim, value: float, state: Tensor, gradient: Tensor) -> None:
         """A target sets out: its value, state L (raw), and the target's gradient with respect to that."""
 
     def inside(self, block: int, module: nn.Module) -> AbstractContextManager[list[Tensor]]:
@@ -44,7 +44,7 @@ class Tracer(Protocol):
         `contextlib.nullcontext([])` for nothing."""
         ...
 
-    def visit(self, block: int, case: Case, target: Target, state: Tensor, gradient: Tensor, traced: list[Traced]) -> None:
+    def visit(self, block: int, case: Case, target: Aim, state: Tensor, gradient: Tensor, traced: list[Traced]) -> None:
         """A target has come back through `block`: state `block`, the target's gradient with respect to it, and the tensors that
         `inside` collected, in their order."""
 
@@ -55,7 +55,7 @@ class Tracer(Protocol):
 def reverse(
     model: Model,
     walkers: Sequence[Case],
-    targets: Sequence[Sequence[Target]],
+    targets: Sequence[Sequence[Aim]],
     tracers: Sequence[Tracer],
     room: Room,
     tick: Tick = lambda: None,
@@ -78,7 +78,7 @@ def reverse(
 def steps_back(
     model: Model,
     walkers: Sequence[Case],
-    targets: Sequence[Sequence[Target]],
+    targets: Sequence[Sequence[Aim]],
     tracers: Sequence[Tracer],
     tick: Tick,
     room: Room,
@@ -117,7 +117,7 @@ def _down_to(model: Model, room: Room) -> int:
     return room.kept_from
 
 
-def _set_out(model: Model, k: int, case: Case, aims: Sequence[Target], tracers: Sequence[Tracer], room: Room) -> None:
+def _set_out(model: Model, k: int, case: Case, aims: Sequence[Aim], tracers: Sequence[Tracer], room: Room) -> None:
     """All targets of a case from the words to the last state."""
     state = room.get(model.depth, k)
     for j, target in enumerate(aims):
@@ -128,7 +128,7 @@ def _set_out(model: Model, k: int, case: Case, aims: Sequence[Target], tracers: 
             tracer.begin(case, target, value, state, gradient)
 
 
-def _come_back(model: Model, b: int, k: int, case: Case, aims: Sequence[Target], tracers: Sequence[Tracer], room: Room) -> None:
+def _come_back(model: Model, b: int, k: int, case: Case, aims: Sequence[Aim], tracers: Sequence[Tracer], room: Room) -> None:
     """All targets of a case through block b. The graph lives no longer than this call."""
     state = room.get(b, k)
     entered = state.detach().requires_grad_()
@@ -160,7 +160,7 @@ def _enter_again(model: Model, b: int, way: Way, entered: Tensor, tracers: Seque
     return collected, after
 
 
-def _check(gradient: Tensor, layer: int, case: Case, target: Target) -> None:
+def _check(gradient: Tensor, layer: int, case: Case, target: Aim) -> None:
     """What is not finite inside a block is not finite in front of it either: so this one gradient says it for all of them."""
     if not torch.isfinite(gradient).all():
         sample = case.prompts[target.branch].sample.id or "?"

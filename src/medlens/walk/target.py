@@ -1,6 +1,7 @@
 """Targets: of what a gradient is taken. The log-probability of words, teacher-forced, or the difference of two such.
 
-A log-probability and not a bare logit: a logit also rises with what lifts all words alike, and explains that as well.
+A log-probability and not a bare logit: a logit also rises with what lifts all words alike, and explains that as well. (`EveryLogit`
+is nothing else than that: it is here because it was published.)
 """
 
 from __future__ import annotations
@@ -36,6 +37,47 @@ class Target:
     against: tuple[Word, ...] = ()
     branch: int = 0
 
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return (*self.said, *self.against)
+
+    @property
+    def behind(self) -> list[int]:
+        """The positions whose logits it is made of."""
+        return [word.after for word in self.words]
+
+    def of(self, logits: Tensor) -> Tensor:
+        """Its value, from the logits (words, V) behind these positions. log_softmax is in float64: of a word the model is sure of,
+        1 - p is what the gradient is made of, and float32 has no digits left for it (they are few rows)."""
+        log_p = logits.double().log_softmax(-1)[range(len(self.words)), [word.id for word in self.words]]
+        signs = [1.0] * len(self.said) + [-1.0] * len(self.against)
+        return (log_p * torch.tensor(signs, device=log_p.device, dtype=log_p.dtype)).sum()
+
+
+@dataclass(frozen=True)
+class EveryLogit:
+    """y = the sum of all logits behind position `after` of a prompt: what the published study took the gradient of.
+
+    It is no target: no word is meant by it, and it rises with what lifts all words alike, which changes no answer.
+    """
+
+    after: int
+    branch: int = 0
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return ()
+
+    @property
+    def behind(self) -> list[int]:
+        return [self.after]
+
+    def of(self, logits: Tensor) -> Tensor:
+        return logits.sum()
+
+
+Aim = Target | EveryLogit
+
 
 def next_word(case: Case, token: int, against: int | None = None, branch: int = 0) -> Target:
     """The log-probability of a token as the first of the answer to a question (minus that of another one)."""
@@ -53,7 +95,7 @@ def whole_answer(case: Case, branch: int = 0) -> Target:
     return Target(said, (), branch)
 
 
-def check_targets(model: Model, walkers: Sequence[Case], targets: Sequence[Sequence[Target]]) -> None:
+def check_targets(model: Model, walkers: Sequence[Case], targets: Sequence[Sequence[Aim]]) -> None:
     """Raise BadInput, naming the sample, for a target that is none: no words, or a branch, position or token that is not there."""
     if len(targets) != len(walkers):
         raise BadInput(f"{len(walkers)} cases, but {len(targets)} lists of targets: one list a case, an empty one for none")
@@ -66,36 +108,24 @@ def check_targets(model: Model, walkers: Sequence[Case], targets: Sequence[Seque
             _check_words(target, prompt.sample.id or "?", len(prompt.tokens), vocabulary)
 
 
-def _check_words(target: Target, sample: str, tokens: int, vocabulary: int) -> None:
-    if not target.said:
+def _check_words(target: Aim, sample: str, tokens: int, vocabulary: int) -> None:
+    if isinstance(target, Target) and not target.said:
         raise BadInput(f"sample {sample}: a target without words")
-    for word in (*target.said, *target.against):
-        if not 0 <= word.after < tokens:
-            raise BadInput(f"sample {sample}: a target behind position {word.after} of {tokens}")
+    for after in target.behind:
+        if not 0 <= after < tokens:
+            raise BadInput(f"sample {sample}: a target behind position {after} of {tokens}")
+    for word in target.words:
         if not 0 <= word.id < vocabulary:
             raise BadInput(f"sample {sample}: a target of token {word.id}; the head predicts 0 to {vocabulary - 1}")
 
 
-def cotangent(model: Model, case: Case, target: Target, raw: Tensor) -> tuple[float, Tensor]:
+def cotangent(model: Model, case: Case, target: Aim, raw: Tensor) -> tuple[float, Tensor]:
     """A target's value, and its gradient with respect to state L, raw, (T, d): through the final norm and the head, at the rows
-    that predict its words and no others.
-
-    log_softmax is in float64: of a word the model is sure of, 1 - p is what the gradient is made of, and float32 has no digits left
-    for it (they are few rows).
-    """
-    places, ids, signs = _terms(case, target)
+    that it is made of and no others."""
+    at = case.pack.rows(target.branch)
+    places = [at[position] for position in target.behind]
     rows = raw[places].requires_grad_()
     with torch.enable_grad():
-        logits = model.unembed(model.norm(rows[None])[0])
-        said = logits.double().log_softmax(-1)[range(len(ids)), ids]
-        value = (said * torch.tensor(signs, device=said.device, dtype=said.dtype)).sum()
+        value = target.of(model.unembed(model.norm(rows[None])[0]))
     (gradient,) = torch.autograd.grad(value, rows)
     return float(value), torch.zeros_like(raw).index_add_(0, torch.tensor(places, device=raw.device), gradient)
-
-
-def _terms(case: Case, target: Target) -> tuple[list[int], list[int], list[float]]:
-    """Of each word its place in the pack, its id and its sign."""
-    rows = case.pack.rows(target.branch)
-    words = [*target.said, *target.against]
-    signs = [1.0] * len(target.said) + [-1.0] * len(target.against)
-    return [rows[word.after] for word in words], [word.id for word in words], signs
