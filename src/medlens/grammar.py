@@ -33,6 +33,8 @@ OF_STATES = (
     *(f"adjusted_{name}" for name in ("self_similarity", "intra_similarity", "mev")),
     "lens_entropy",
     "lens_kl",
+    *(f"{kind}_words{of}" for kind in ("medical", "anatomy", "finding", "modality", "laterality") for of in ("", "_floor")),
+    "medical_weight",
     "answer_log_odds",
     "answer_rank",
     "answer_top",

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medlens.errors import BadModel
 from medlens.findings import Findings
+from medlens.medical import COUNTED, MEASURES, Vocabulary, vocabulary_of
 from medlens.measures.lens import likeliest, said
 from medlens.models.base import Model
 from medlens.models.null import Drawn
@@ -36,12 +37,13 @@ from medlens.walk.layout import Layout
 
 WORDS = 5  # of a token and state
 QUESTIONS = 1000  # whose decisions are followed, at most
-ENTROPY_OF, KL_OF = ("image", "text", "answer"), ("text", "answer")
+ENTROPY_OF, KL_OF, MEDICAL_OF = ("image", "text", "answer"), ("text", "answer"), ("image", "text")
 RANGE = {  # of measures that cannot be lower or higher: their intervals end there
     "answer_top": (0.0, 1.0),
     "answer_rank": (0.0, math.inf),
     "lens_kl": (0.0, math.inf),
     "lens_entropy": (0.0, math.inf),
+    **{measure: (0.0, 1.0) for measure in MEASURES},
 }
 
 
@@ -58,6 +60,10 @@ class Reader:
             return Unembedding(self.model)
         except BadModel as e:
             raise BadModel(f"{e}; leave it out: --instrument geometry --instrument contextualization") from e
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return vocabulary_of(self.words(range(self.unembedding.words)))
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -165,6 +171,7 @@ class Lens:
             f"first question on {len(self.worded)} of {images} images" if len(self.worded) < len(prompts) else "",
             f"{QUESTIONS} of {len(prompts)} questions" if len(prompts) > QUESTIONS else "",
         ]
+        self.vocabulary = None if reader is None else reader.vocabulary
         self._layer = 0
         self._rows: list[Tensor] = []
         self._waiting: list[Waiting] = []
@@ -273,7 +280,21 @@ class Lens:
         for tokens in ENTROPY_OF:
             mine = [(read.number, read.fold, read.entropy) for read in self._read if read.tokens == tokens]
             self._note("lens_entropy", layer, tokens, _of_samples(mine), self.notes[0])
+        for tokens in MEDICAL_OF:
+            self._note_medical(layer, tokens, [read for read in self._read if read.tokens == tokens])
         self._read = []
+
+    def _note_medical(self, layer: int, tokens: str, read: Sequence[Read]) -> None:
+        """The shares of medical words, and their floors: the same shares in the vocabulary."""
+        if self.vocabulary is None:
+            return
+        said = [self.vocabulary.scores(one.words, one.p) for one in read]
+        for measure in MEASURES:
+            of_each = [(one.number, one.fold, found[measure]) for one, found in zip(read, said, strict=True)]
+            self._note(measure, layer, tokens, _of_samples(of_each), self.notes[0])
+        for kind in COUNTED:
+            floor = [(one.number, one.fold, self.vocabulary.shares[kind]) for one in read]
+            self._note(f"{kind}_words_floor", layer, tokens, _of_samples(floor), f"of {self.vocabulary.words} words")
 
     def _note_heard(self, layer: int, heard: Sequence[Heard]) -> None:
         whole = {row.number for row in heard if not row.decides and row.tokens in KL_OF}  # questions whose tokens all wait
@@ -313,14 +334,15 @@ class Lens:
         return self._told()
 
     def _told(self) -> dict[str, Tensor]:
-        told = json.dumps([self.notes, self._read, self._heard])
+        told = json.dumps([self.notes, self.vocabulary, self._read, self._heard])
         self._read, self._heard = [], []
         return {"told": torch.frombuffer(bytearray(told.encode()), dtype=torch.uint8)}
 
     def take(self, sums: Mapping[str, Tensor]) -> None:
         """Add what another has handed over. Raises BadRun for anything else."""
         need("words of the lens", sums, ["told"])
-        self.notes, read, heard = json.loads(sums["told"].numpy().tobytes())
+        self.notes, vocabulary, read, heard = json.loads(sums["told"].numpy().tobytes())
+        self.vocabulary = Vocabulary(*vocabulary)
         self._read += [Read(*fields) for fields in read]
         self._heard += [Heard(*fields) for fields in heard]
 
