@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from medlens._tune import load_lens as load_lens
     from medlens._tune import train_lens as train_lens
     from medlens._units import occurrence_of_units as occurrence_of_units
+    from medlens._words import medical_share as medical_share
+    from medlens._words import occurrence as occurrence
     from medlens.claims import judge as judge
     from medlens.comparison import Comparison as Comparison
     from medlens.comparison import compare as compare
@@ -73,6 +75,7 @@ _HOMES = {
     "medlens._study": ("forecast", "study"),
     "medlens._tune": ("load_lens", "train_lens"),
     "medlens._units": ("occurrence_of_units",),
+    "medlens._words": ("medical_share", "occurrence"),
     "medlens.claims": ("judge",),
     "medlens.comparison": ("Comparison", "compare"),
     "medlens.data": ("read",),

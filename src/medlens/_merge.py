@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from medlens import _record, claims, store
+from medlens import _record, _words, claims, store
 from medlens._forecast import foresee
 from medlens._instruments import instruments_for
 from medlens._nulls import refuse_walked_nulls
@@ -131,6 +131,7 @@ def merge(out: str | Path, *, watcher: Watcher | None = None) -> store.Run:
         _record.write_findings(place, reading.findings)
         store.write_table(place, "answers", _answers(folders))
         store.write_manifest(place, {k: v for k, v in manifest.items() if k != "share"} | {"shares": len(folders), "seconds": {}})
+        _words.write(place)
         claims.write(place)
         write_report(place)
     return store.open_run(out)

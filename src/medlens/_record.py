@@ -113,6 +113,7 @@ def describe_model(model: Model, fingerprint: str) -> dict[str, Any]:
         "blocks": model.depth,
         "width": model.width,
         "parameters": model.parameters,
+        "words": len(model.tokenizer),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "fingerprint": fingerprint,

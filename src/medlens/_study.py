@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medlens import _record, _units, claims, hooks, store
+from medlens import _record, _units, _words, claims, hooks, store
 from medlens._answering import answer_prompts
 from medlens._crew import Processes
 from medlens._forecast import Forecast, foresee
@@ -79,6 +79,7 @@ def study(
                 watcher.begin("writing the report", 1)
                 _record.write_tables(folder, prepared.intake, answers, findings)
                 store.write_manifest(folder, _manifest(prepared, forecast, clock.seconds, meter.peak))
+                _words.write(folder)
                 claims.write(folder)
                 write_report(folder)
                 watcher.tick()

@@ -6,7 +6,7 @@ over them, by Student's t with K - 1 degrees of freedom. Only the raw variant an
 
 - falls, rises: the least-squares slope over the layers, its 95 % interval on one side of zero. Undefined layers are passed over; at
   least three are needed.
-- below, above (a number, or another curve at the same layers): at every layer, by intervals that hold at all of them together
+- below, above (a number, or another curve at the same layers): at every layer (of those named, if any are), by intervals that hold at all of them together
   (Bonferroni). Not supported as soon as one layer contradicts it; cannot be said while one layer is open or undefined.
 - peaks: the place of a maximum has no interval. Instead the peak set: all layers whose difference to the highest one is not
   significantly below zero (one-sided, 5 %, Bonferroni over the layers). It holds the true peak in 95 of 100 studies. Undefined
@@ -49,11 +49,16 @@ PUBLISHED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("self-similarity falls with depth", ("self_similarity/text falls",)),
     ("maximum explainable variance falls with depth", ("mev/text falls",)),
     ("intra-similarity rises with depth", ("intra_similarity/text rises",)),
-    ("early layers decode to medical words and late ones to general words", ()),
+    (
+        'early layers decode to medical words and late ones to general words ("early" read as up to layer 5, the one it printed)',
+        ("medical_words/image falls", "medical_words/image above medical_words_floor/image from 0 to 5"),
+    ),
     ("Grad-CAM lies on the pathology", ()),
 )
 CAVEATS = {
     "intrinsic_dimension": "the interval of a dimension is conservative: a jackknife does not strictly hold for nearest neighbours",
+    "medical_words": "words of the logit lens, not of units; the floor is the share of such words in the vocabulary, and a model of "
+    "random weights has favourite words too (null weights)",
     "anisotropy": "no interval holds where the two largest eigenvalues are nearly equal",
 }
 
@@ -152,7 +157,8 @@ def _judged(claim: Claim, found: _Curves) -> _Figure:
     if claim.what in ("falls", "rises"):
         return _slope(curve.within(claim.span), claim.what == "falls")
     if claim.what in ("below", "above"):
-        return _on_one_side(curve, claim.number if other is None else other, claim.what == "below")
+        against = claim.number if other is None else other.within(claim.span)
+        return _on_one_side(curve.within(claim.span), against, claim.what == "below")
     peak = _Peak(curve, claim.of.measure in OF_PAIRS)
     if other is not None and claim.other is not None:
         return _together(peak, _Peak(other, claim.other.measure in OF_PAIRS))

@@ -42,12 +42,13 @@ OF_STATES = (
 MEASURED = (*OF_PAIRS, *OF_STATES)
 TOKENS = (*GROUPS, "all")
 
-EXPECTED = "MEASURE/TOKENS, then: falls | rises [from LAYER to LAYER] | below | above NUMBER or MEASURE/TOKENS | peaks with \
-MEASURE/TOKENS | peaks at | near LAYER"
-_CURVE = r"[^\s/]+/[^\s/]+"
+EXPECTED = "MEASURE/TOKENS, then: falls | rises [from LAYER to LAYER] | below | above NUMBER or \
+MEASURE/TOKENS [from LAYER to LAYER] | peaks with MEASURE/TOKENS | peaks at | near LAYER"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_CURVE, _SPAN = r"[^\s/]+/[^\s/]+", r"(?: from (?P<first>\d+) to (?P<last>\d+))?"
 _FORMS = (
-    rf"({_CURVE}) (?P<what>falls|rises)(?: from (?P<first>\d+) to (?P<last>\d+))?",
-    rf"({_CURVE}) (?P<what>below|above) (?:(?P<other>{_CURVE})|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))",
+    rf"({_CURVE}) (?P<what>falls|rises){_SPAN}",
+    rf"({_CURVE}) (?P<what>below|above) (?:(?P<other>{_CURVE})|(?P<number>{_NUMBER})){_SPAN}",
     rf"({_CURVE}) (?P<what>peaks with) (?P<other>{_CURVE})",
     rf"({_CURVE}) (?P<what>peaks at|peaks near) (?P<layer>\d+)",
 )

@@ -64,6 +64,19 @@ TABLES: dict[str, dict[str, Any]] = {
         "p": pl.List(pl.Float64),  # their probabilities
         "entropy": pl.Float64,  # of the whole distribution, in nats
     },
+    "lens_words": {  # the ten words that stand first most often in these, at the image's tokens of each state
+        "layer": pl.Int32,
+        "word": pl.String,  # as above
+        "kinds": pl.String,  # of medical word, separated by ", "; empty for others: see `medlens.medical`
+        "count": pl.Float64,  # of tokens in an image, on average
+        "low": pl.Float64,  # interval, by leaving out whole images (patients); null below two
+        "high": pl.Float64,
+        "expected": pl.Float64,  # the same count, if words were drawn at random from the vocabulary
+        "ratio": pl.Float64,  # variance between images, over that of shuffled images; NaN where none varies
+        "p": pl.Float64,  # how likely shuffled images vary as much
+        "images": pl.Int64,
+        "note": pl.String,
+    },
     "decisions": {  # what the token before the answer would say at every state of the answer's first word
         "sample": pl.String,
         "layer": pl.Int32,
@@ -168,6 +181,11 @@ class Run:
     def lens(self) -> pl.DataFrame:
         """The words of every token of a few samples, at every state."""
         return self._table("lens")
+
+    @cached_property
+    def lens_words(self) -> pl.DataFrame:
+        """The words that stand first most often at the image's tokens of each state, with intervals and nulls."""
+        return self._table("lens_words")
 
     @cached_property
     def decisions(self) -> pl.DataFrame:

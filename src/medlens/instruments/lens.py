@@ -21,8 +21,8 @@ from torch import Tensor
 
 from medlens.errors import BadModel
 from medlens.findings import Findings
-from medlens.medical import COUNTED, MEASURES, Vocabulary, vocabulary_of
 from medlens.measures.lens import likeliest, said
+from medlens.medical import COUNTED, MEASURES, Vocabulary, vocabulary_of
 from medlens.models.base import Model
 from medlens.models.null import Drawn
 from medlens.models.unembedding import Unembedding
@@ -43,7 +43,7 @@ RANGE = {  # of measures that cannot be lower or higher: their intervals end the
     "answer_rank": (0.0, math.inf),
     "lens_kl": (0.0, math.inf),
     "lens_entropy": (0.0, math.inf),
-    **{measure: (0.0, 1.0) for measure in MEASURES},
+    **dict.fromkeys(MEASURES, (0.0, 1.0)),
 }
 
 

@@ -19,6 +19,7 @@ from medlens.report.lines import COLOURS
 from medlens.report.parts import inline, massive, verdicts
 from medlens.report.subgroups import fields_of
 from medlens.report.unit_words import unit_words
+from medlens.report.words import lens_words
 
 OWN = ("phantom", "phantom slices")  # names of data that the phantom was made for
 SHOWN = 60  # samples with their picture; all are in the tables
@@ -58,6 +59,7 @@ def render(run: store.Run, figures: Figures | None = None) -> str:
         lens=lens_of(run),
         massive=massive(run.massive),
         unit_words=unit_words(run),
+        lens_words=lens_words(run),
         claims=verdicts(run.claims, figures.names),
         nulls=sorted({protocol for protocol in run.rows["protocol"] if protocol.startswith("null: ")}),
         intervals=run.rows.filter(pl.col("low").is_finite()).height > 0,

@@ -55,7 +55,7 @@ def _last(run: Run) -> int:
 
 def _images(run: Run) -> list[dict[str, Any]]:
     """Some samples with their picture, the words of each patch, and those of the token before the answer."""
-    layers = _spread(_last(run))
+    layers = spread(_last(run))
     samples = run.samples.join(run.lens.select("sample").unique(), on="sample", how="semi", maintain_order="left")
     found, cells = [], 0
     for record in samples.to_dicts():
@@ -81,9 +81,9 @@ def _images(run: Run) -> list[dict[str, Any]]:
     return found
 
 
-def _spread(last: int) -> list[int]:
+def spread(last: int, count: int = STATES) -> list[int]:
     """States from the first to the last, evenly spread."""
-    count = min(STATES, last + 1)
+    count = min(count, last + 1)
     return sorted({round(k * last / (count - 1)) for k in range(count)})
 
 

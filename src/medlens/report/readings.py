@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from medlens.medical import KINDS
+
 
 @dataclass(frozen=True)
 class Section:
@@ -297,6 +299,26 @@ def _lens() -> dict[str, Reading]:
             source,
             "lens",
             sides=("image", "text", "answer"),
+        ),
+        "medical_words": Reading(
+            "Medical words",
+            False,
+            "The share of the tokens whose likeliest word is in one of the lists of medical words; thin: those of each kind, and how "
+            "many words of the vocabulary are in any list.",
+            "A model of random weights has favourite words too, and they may be medical ones: compare the null weights, where it was "
+            "walked. Words of several pieces are not counted unless the first piece begins no others.",
+            "the lists of this package",
+            "lens",
+            {"medical_words_floor": "vocabulary", **{f"{kind}_words": kind for kind in KINDS}},
+        ),
+        "medical_weight": Reading(
+            "Medical words, by probability",
+            False,
+            "The share that medical words have of the probability of the five likeliest.",
+            "Of the first five alone; what follows them is not kept.",
+            "the lists of this package",
+            "lens",
+            {"medical_words_floor": "vocabulary"},
         ),
     }
 

@@ -20,10 +20,10 @@ def unit_words(run: Run) -> list[dict[str, Any]]:
     from before there were any)."""
     if not (run.path / "unit_words.parquet").exists():
         return []
-    found, printed = run.unit_words, _printed(run)
+    found, of_study = run.unit_words, printed(run)
     return [
-        {"title": TITLES[protocol], "blocks": _blocks(found.filter(pl.col("protocol") == protocol), of_study)}
-        for protocol, of_study in (("published", printed), ("sound", {}))
+        {"title": TITLES[protocol], "blocks": _blocks(found.filter(pl.col("protocol") == protocol), beside)}
+        for protocol, beside in (("published", of_study), ("sound", {}))
         if protocol in set(found["protocol"])
     ]
 
@@ -41,7 +41,7 @@ def _blocks(words: pl.DataFrame, printed: dict[int, dict[str, str]]) -> list[dic
     ]
 
 
-def _printed(run: Run) -> dict[int, dict[str, str]]:
+def printed(run: Run) -> dict[int, dict[str, str]]:
     """What the study printed, by layer and image, where the run's model is the one that was studied."""
     found: dict[int, dict[str, str]] = {}
     if published.for_run(run) is None:
