@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from medlens import store
 from medlens.data.intake import Intake
 from medlens.findings import Findings
+from medlens.medical import vocabulary_of
 from medlens.models import Model
 from medlens.models.weights import digest
 from medlens.phantom.questions import is_phantom
@@ -113,7 +114,7 @@ def describe_model(model: Model, fingerprint: str) -> dict[str, Any]:
         "blocks": model.depth,
         "width": model.width,
         "parameters": model.parameters,
-        "words": len(model.tokenizer),
+        "vocabulary": vocabulary_of(model.tokenizer)._asdict(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "fingerprint": fingerprint,

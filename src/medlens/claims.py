@@ -6,8 +6,8 @@ over them, by Student's t with K - 1 degrees of freedom. Only the raw variant an
 
 - falls, rises: the least-squares slope over the layers, its 95 % interval on one side of zero. Undefined layers are passed over; at
   least three are needed.
-- below, above (a number, or another curve at the same layers): at every layer (of those named, if any are), by intervals that hold at all of them together
-  (Bonferroni). Not supported as soon as one layer contradicts it; cannot be said while one layer is open or undefined.
+- below, above (a number, or another curve at the same layers): at every layer, or at those that are named, by intervals that hold
+  at all of them together (Bonferroni). Not supported as soon as one layer contradicts it; cannot be said while one layer is open or undefined.
 - peaks: the place of a maximum has no interval. Instead the peak set: all layers whose difference to the highest one is not
   significantly below zero (one-sided, 5 %, Bonferroni over the layers). It holds the true peak in 95 of 100 studies. Undefined
   layers cannot be excluded, so they are in it.
@@ -50,7 +50,7 @@ PUBLISHED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("maximum explainable variance falls with depth", ("mev/text falls",)),
     ("intra-similarity rises with depth", ("intra_similarity/text rises",)),
     (
-        'early layers decode to medical words and late ones to general words ("early" read as up to layer 5, the one it printed)',
+        'early layers decode to medical words and late ones to general words ("early" read as up to layer 5)',
         ("medical_words/image falls", "medical_words/image above medical_words_floor/image from 0 to 5"),
     ),
     ("Grad-CAM lies on the pathology", ()),

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 from medlens.errors import BadInput
+from medlens.medical import MEASURES as MEDICAL
 from medlens.types import GROUPS
 
 _LINEARITY = ("linearity", "linearity_of_update")
@@ -33,8 +34,8 @@ OF_STATES = (
     *(f"adjusted_{name}" for name in ("self_similarity", "intra_similarity", "mev")),
     "lens_entropy",
     "lens_kl",
-    *(f"{kind}_words{of}" for kind in ("medical", "anatomy", "finding", "modality", "laterality") for of in ("", "_floor")),
-    "medical_weight",
+    *MEDICAL,
+    "medical_words_floor",
     "answer_log_odds",
     "answer_rank",
     "answer_top",

@@ -2,9 +2,9 @@
 
 The rule, in full: a piece that begins a word counts as medical where, without its mark for a space and in small letters, it is a word
 of one of the lists (`wordlists/*.txt`; singular or plural), or begins with one of their stems; what a list writes in capitals counts
-in capitals only. A piece that only goes on with a word ("ion" of "les", "ion") is never one, nor is a beginning that other words share
-("les"): what is not sure is not counted. So a share of medical words is too low rather than too high, and its null, the share in the
-vocabulary, is counted by the same rule.
+in capitals only. A piece that only goes on with a word ("ion" of "les", "ion") is never one, nor is a beginning that other words
+share ("les"): what is not sure is not counted. So a share of medical words is too low rather than too high; its null, the share in
+the vocabulary, is counted by the same rule.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 KINDS = {"anatomy": "anatomy", "finding": "findings", "modality": "modalities", "laterality": "laterality"}  # and their files
 COUNTED = ("medical", *KINDS)  # of any kind, and of each
@@ -30,8 +30,8 @@ def kind_of(word: str) -> frozenset[str]:
 
 
 class Vocabulary(NamedTuple):
-    """A tokenizer's. words: how many it has; marked: some begin with a mark for a space, so that one without it only goes on with a
-    word; shares: of medical words among them, of any kind ("medical") and of each."""
+    """A tokenizer's. words: how many it has; marked: some begin with a mark for a space, so that one without it only goes on with
+    a word; shares: of medical words among them, of any kind ("medical") and of each."""
 
     words: int
     marked: bool
@@ -42,16 +42,17 @@ class Vocabulary(NamedTuple):
         return kind_of(word) if not self.marked or word.startswith(MARKS) else frozenset()
 
     def scores(self, words: Sequence[str], p: Sequence[float]) -> dict[str, float]:
-        """Of one token, by measure: whether its likeliest word is medical, and of each kind; "medical_weight": the share that medical
-        words have of the probability of all `words`. p: the words' probabilities, likeliest first."""
+        """Of one token, by measure: whether its likeliest word is medical, and of each kind; "medical_weight": the share that
+        medical words have of the probability of all `words`. p: the words' probabilities, likeliest first."""
         first = self.kinds(words[0])
         weight = sum(share for word, share in zip(words, p, strict=True) if self.kinds(word))
         found = {f"{kind}_words": float(kind in first) for kind in KINDS}
         return {"medical_words": float(bool(first)), **found, "medical_weight": weight / sum(p)}
 
 
-def vocabulary_of(words: Sequence[str]) -> Vocabulary:
-    """words: all of them, as the tokenizer writes them."""
+def vocabulary_of(tokenizer: Any) -> Vocabulary:
+    """Of a tokenizer as transformers has them."""
+    words = [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     marked = any(word.startswith(MARKS) for word in words)
     kinds = [Vocabulary(0, marked, {}).kinds(word) for word in words]
     shares = {"medical": sum(map(bool, kinds)), **{kind: sum(kind in found for found in kinds) for kind in KINDS}}

@@ -22,7 +22,7 @@ from torch import Tensor
 from medlens.errors import BadModel
 from medlens.findings import Findings
 from medlens.measures.lens import likeliest, said
-from medlens.medical import COUNTED, MEASURES, Vocabulary, vocabulary_of
+from medlens.medical import MEASURES, Vocabulary, vocabulary_of
 from medlens.models.base import Model
 from medlens.models.null import Drawn
 from medlens.models.unembedding import Unembedding
@@ -63,7 +63,7 @@ class Reader:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        return vocabulary_of(self.words(range(self.unembedding.words)))
+        return vocabulary_of(self.model.tokenizer)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -285,16 +285,15 @@ class Lens:
         self._read = []
 
     def _note_medical(self, layer: int, tokens: str, read: Sequence[Read]) -> None:
-        """The shares of medical words, and their floors: the same shares in the vocabulary."""
+        """The shares of medical words, and their floor: the share in the vocabulary."""
         if self.vocabulary is None:
             return
         said = [self.vocabulary.scores(one.words, one.p) for one in read]
         for measure in MEASURES:
             of_each = [(one.number, one.fold, found[measure]) for one, found in zip(read, said, strict=True)]
             self._note(measure, layer, tokens, _of_samples(of_each), self.notes[0])
-        for kind in COUNTED:
-            floor = [(one.number, one.fold, self.vocabulary.shares[kind]) for one in read]
-            self._note(f"{kind}_words_floor", layer, tokens, _of_samples(floor), f"of {self.vocabulary.words} words")
+        floor = [(one.number, one.fold, self.vocabulary.shares["medical"]) for one in read]
+        self._note("medical_words_floor", layer, tokens, _of_samples(floor), f"of {self.vocabulary.words} words")
 
     def _note_heard(self, layer: int, heard: Sequence[Heard]) -> None:
         whole = {row.number for row in heard if not row.decides and row.tokens in KL_OF}  # questions whose tokens all wait

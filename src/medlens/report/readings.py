@@ -303,10 +303,10 @@ def _lens() -> dict[str, Reading]:
         "medical_words": Reading(
             "Medical words",
             False,
-            "The share of the tokens whose likeliest word is in one of the lists of medical words; thin: those of each kind, and how "
-            "many words of the vocabulary are in any list.",
-            "A model of random weights has favourite words too, and they may be medical ones: compare the null weights, where it was "
-            "walked. Words of several pieces are not counted unless the first piece begins no others.",
+            "The share of the tokens whose likeliest word is in one of the lists of medical words. Thin: those of each kind, and the "
+            "share of such words in the vocabulary.",
+            "A model of random weights has favourite words too, and they may be medical: compare the null of weights, if it was "
+            "walked. A word of several pieces counts only if its first piece begins no other words.",
             "the lists of this package",
             "lens",
             {"medical_words_floor": "vocabulary", **{f"{kind}_words": kind for kind in KINDS}},
