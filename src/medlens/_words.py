@@ -53,8 +53,8 @@ def occurrence(
 def medical_share(run: store.Run | str | Path) -> pl.DataFrame:
     """How many of the likeliest words are medical, by state.
 
-    Columns: layer; tokens, "image" or "text"; kind, "medical" for any; share, with low and high (folds of whole images or patients
-    left out); n (tokens); vocabulary, the null: the same share of the vocabulary; weight (of any kind): the share that medical words
+    Columns: layer; tokens, "image" or "text"; kind, "medical" for any; share, with low and high (folds of whole images left out); n
+    (tokens); vocabulary, the null: the same share of the vocabulary; weight (of any kind): the share that medical words
     have of the probability of the five likeliest; note.
 
     A share above its null is not yet medicine: a model of random weights has favourite words too (protocol "null: weights" in the

@@ -6,8 +6,9 @@ over them, by Student's t with K - 1 degrees of freedom. Only the raw variant an
 
 - falls, rises: the least-squares slope over the layers, its 95 % interval on one side of zero. Undefined layers are passed over; at
   least three are needed.
-- below, above (a number, or another curve at the same layers): at every layer, or at those that are named, by intervals that hold
-  at all of them together (Bonferroni). Not supported as soon as one layer contradicts it; cannot be said while one layer is open or undefined.
+- below, above (a number, or another curve at the same layers): at every layer (or those named), by intervals that hold at
+  all of them together (Bonferroni). Not supported as soon as one layer contradicts it; cannot be said while one layer is open or
+  undefined.
 - peaks: the place of a maximum has no interval. Instead the peak set: all layers whose difference to the highest one is not
   significantly below zero (one-sided, 5 %, Bonferroni over the layers). It holds the true peak in 95 of 100 studies. Undefined
   layers cannot be excluded, so they are in it.
@@ -57,8 +58,8 @@ PUBLISHED: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 CAVEATS = {
     "intrinsic_dimension": "the interval of a dimension is conservative: a jackknife does not strictly hold for nearest neighbours",
-    "medical_words": "words of the logit lens, not of units; the floor is the share of such words in the vocabulary, and a model of "
-    "random weights has favourite words too (null weights)",
+    "medical_words": "words of the logit lens, not of units; the floor is the share of such words in the vocabulary, and a model "
+    "of random weights has favourite words too (null weights)",
     "anisotropy": "no interval holds where the two largest eigenvalues are nearly equal",
 }
 

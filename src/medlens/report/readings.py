@@ -303,8 +303,8 @@ def _lens() -> dict[str, Reading]:
         "medical_words": Reading(
             "Medical words",
             False,
-            "The share of the tokens whose likeliest word is in one of the lists of medical words. Thin: those of each kind, and the "
-            "share of such words in the vocabulary.",
+            "The share of the tokens whose likeliest word is in one of the lists of medical words. Thin: those of each kind, and "
+            "the share of such words in the vocabulary.",
             "A model of random weights has favourite words too, and they may be medical: compare the null of weights, if it was "
             "walked. A word of several pieces counts only if its first piece begins no other words.",
             "the lists of this package",
