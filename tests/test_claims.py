@@ -72,6 +72,24 @@ def test_every_measure_of_the_package_can_be_named():
         assert all(parse(line) for line in lines)
 
 
+def test_above_and_below_at_some_layers_only(tmp_path):
+    curve, floor = (
+        drawn(np.random.default_rng(3), np.linspace(1, 0, 9), 0.01),
+        drawn(np.random.default_rng(4), np.full(9, 0.4), 0.0),
+    )
+    run = write_run(tmp_path / "run", {"cka/image": curve, "cka/text": floor})
+    said = {
+        "cka/image above cka/text": NOT_SUPPORTED,
+        "cka/image above cka/text from 0 to 4": SUPPORTED,
+        "cka/image above 0.4 from 0 to 4": SUPPORTED,
+        "cka/image below 0.4 from 6 to 8": SUPPORTED,
+        "cka/image below cka/text from 4 to 8": NOT_SUPPORTED,
+        "cka/image above 0.4 from 40 to 50": OPEN,
+    }
+    assert {claim: verdict(run, claim).verdict for claim in said} == said
+    assert verdict(run, "cka/image above 0.4 from 0 to 4").layers == 5
+
+
 def test_a_users_measure_is_known_to_the_plan():
     assert Plan(claims=("entropy/text falls",), measures=("mine:entropy",)).claims
     with pytest.raises(BadInput, match="entropy"):
@@ -286,6 +304,8 @@ def study_like(tmp_path):
         "self_similarity/text": drawn(rng, 1 - 0.5 * line, 0.01),
         "mev/text": drawn(rng, 1 - 0.5 * line, 0.01),
         "intra_similarity/text": drawn(rng, 0.2 + 0.5 * line, 0.01),
+        "medical_words/image": drawn(rng, 0.3 - 0.299 * line, 0.005),
+        "medical_words_floor/image": drawn(rng, 0.1 + 0 * line, 0.0),
     }
     return write_run(tmp_path / "run", curves, blocks=32, claims=["mev/text above 0.01"])
 
@@ -297,7 +317,7 @@ def test_the_studys_claims(tmp_path):
     assert {v.sentence for v in own} == {sentence for sentence, _ in PUBLISHED}
     assert {v.claim: v.verdict for v in own if v.claim} == {line: SUPPORTED for _, lines in PUBLISHED for line in lines}
     unmeasured = [v for v in own if not v.claim]
-    assert [(v.verdict, v.note) for v in unmeasured] == [(OPEN, "not measured in this run")] * 2
+    assert [(v.verdict, v.note) for v in unmeasured] == [(OPEN, "not measured in this run")]
     assert [(v.claim, v.verdict) for v in verdicts if not v.sentence] == [
         ("mev/text above 0.01", SUPPORTED),
         ("self_similarity/text rises", NOT_SUPPORTED),

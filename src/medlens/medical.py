@@ -2,9 +2,9 @@
 
 The rule, in full: a piece that begins a word counts as medical where, without its mark for a space and in small letters, it is a
 word of one of the lists (`wordlists/*.txt`; singular or plural), or begins with one of their stems; what a list writes in capitals
-counts in capitals only. A piece that only goes on with a word ("ion" of "les", "ion") is never one, nor is a beginning that other
-words share ("les"): what is not sure is not counted. So a share of medical words is too low rather than too high; its null, the share
-in the vocabulary, is counted by the same rule.
+counts in capitals only. A piece that only goes on with a word ("ion" of "les", "ion") is never one, nor is a beginning that
+other words share ("les"): what is not sure is not counted. So a share of medical words is too low rather than too high; its null,
+the share in the vocabulary, is counted by the same rule.
 """
 
 from __future__ import annotations
