@@ -25,6 +25,7 @@ PHANTOM = {  # by hand, of its 70 words
     "finding": {"cyst", "lesion", "lesions", "mass", "nodule", "pathology"},
     "laterality": {"left", "right", "lower", "upper", "midline", "quadrant"},
     "anatomy": set(),
+    "clinical": set(),
 }
 MEDICAL = set().union(*PHANTOM.values())
 
@@ -66,7 +67,7 @@ def test_lists_are_in_order(name):
     assert "Apache-2.0" in (LISTS / f"{name}.txt").read_text() and "Apache-2.0" in (LISTS / "README.md").read_text()
     kind = next(kind for kind, file in KINDS.items() if file == name)
     assert all(kind in kind_of("▁" + line.removesuffix("-")) for line in lines)
-    assert len(lines) >= {"anatomy": 500, "findings": 400, "modalities": 100, "laterality": 40}[name]
+    assert len(lines) >= {"anatomy": 500, "findings": 400, "modalities": 100, "laterality": 35, "clinical": 80}[name]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,8 @@ def test_lists_are_in_order(name):
         ("▁les", ""),
         ("▁back", ""),
         ("▁analysis", ""),
+        ("▁patients", "clinical"),
+        ("▁Surgery", "clinical"),
         ("▁as", ""),  # no plural of "a"
         ("▁", ""),
         ("", ""),
@@ -129,7 +132,7 @@ def test_the_vocabulary_of_the_phantom(phantom, run):
 
 def test_shares_are_counts(run):
     shares = medlens.medical_share(run)
-    assert shares.height == 9 * 2 * 5
+    assert shares.height == 9 * 2 * 6
     for layer in (0, 3, 8):
         for tokens in ("image", "text"):
             said = first_words(run, layer, tokens)

@@ -19,6 +19,10 @@ from medlens.stats.intervals import jackknife
 from medlens.types import Value
 
 LISTED = 10  # words of a state
+SHARES = {  # what `medical_share` returns
+    "of": pl.String, "layer": pl.Int32, "tokens": pl.String, "kind": pl.String, "share": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "vocabulary": pl.Float64, "weight": pl.Float64, "note": pl.String,
+}  # fmt: skip
 
 
 def occurrence(
@@ -51,28 +55,59 @@ def occurrence(
 
 
 def medical_share(run: store.Run | str | Path) -> pl.DataFrame:
-    """How many of the likeliest words are medical, by state.
+    """How many words are medical, by layer: the lens's likeliest ones, or those that units write (protocol published).
 
-    Columns: layer; tokens, "image" or "text"; kind, "medical" for any; share, with low and high (folds of whole images left out); n
-    (tokens); vocabulary, the null: the same share of the vocabulary; weight (of any kind): the share that medical words
-    have of the probability of the five likeliest; note.
+    Columns: of, "lens", or "units, published" and "units, sound"; layer, the state, or the block of the units; tokens, "image" or
+    "text"; kind, "medical" for any; share, with low and high (whole images left out: the lens's fold by fold); n, of words;
+    vocabulary, the null: the same share of the vocabulary, or of what all units of the block write; weight (of the lens, any kind):
+    the share that medical words have of the probability of the five likeliest; note.
 
     A share above its null is not yet medicine: a model of random weights has favourite words too (protocol "null: weights" in the
-    run's rows, where the plan asked for it). Raises BadInput for a run without such rows; BadRun.
+    run's rows, where the plan asked for it). Raises BadInput for a run without such words; BadRun.
     """
     run = run if isinstance(run, store.Run) else store.open_run(run)
-    vocabulary, keys, found = _vocabulary(run), ["layer", "tokens"], []
+    vocabulary = _vocabulary(run)
+    found = [_of_lens(run, vocabulary, kind) for kind in COUNTED] + [_of_units(run, vocabulary)]
+    shares = pl.concat([frame for frame in found if frame.height] or [pl.DataFrame(schema=SHARES)])
+    if shares.is_empty():
+        raise BadInput(f"{run.path.name} holds no words; study with --instrument lens, or --protocol published")
+    return shares.sort("of", "tokens", "layer", maintain_order=True)
+
+
+def _of_lens(run: store.Run, vocabulary: Vocabulary, kind: str) -> pl.DataFrame:
+    keys = ["layer", "tokens"]
     rows = run.rows.filter(pl.col("protocol") == "sound", pl.col("group") == "all", pl.col("variant") == "raw")
-    for kind in COUNTED:
-        weight = rows.filter(pl.col("measure") == f"{kind}_weight").select(*keys, weight="value")
-        shares = rows.filter(pl.col("measure") == f"{kind}_words").with_columns(
-            kind=pl.lit(kind), share="value", vocabulary=pl.lit(vocabulary.shares[kind])
-        )
-        found.append(shares.join(weight, on=keys, how="left", maintain_order="left"))
-    if not sum(frame.height for frame in found):
-        raise BadInput(f"{run.path.name} holds no words; study with --instrument lens and --protocol sound")
-    order = [*keys, "kind", "share", "low", "high", "n", "vocabulary", "weight", "note"]
-    return pl.concat(found).select(order).sort("tokens", "layer", maintain_order=True)
+    weight = rows.filter(pl.col("measure") == f"{kind}_weight").select(*keys, weight="value")
+    shares = rows.filter(pl.col("measure") == f"{kind}_words").with_columns(
+        of=pl.lit("lens"), kind=pl.lit(kind), share="value", vocabulary=pl.lit(vocabulary.shares[kind])
+    )
+    return shares.join(weight, on=keys, how="left", maintain_order="left").select(list(SHARES))
+
+
+def _of_units(run: store.Run, vocabulary: Vocabulary) -> pl.DataFrame:
+    """Of the words that were counted in each image; their null is counted over all units of the block."""
+    cluster, found = _images(run), []
+    written = run.occurrence.with_columns(
+        kinds=pl.col("word").map_elements(lambda word: sorted(vocabulary.kinds(word)), return_dtype=pl.List(pl.String))
+    )
+    of_images = written.filter(pl.col("image").is_not_null())
+    for (protocol, layer), mine in of_images.group_by("protocol", "layer", maintain_order=True):
+        everywhere = written.filter(pl.col("protocol") == f"null: all units, {protocol}", pl.col("layer") == layer)
+        total = int(mine["count"].sum())
+        for kind in COUNTED:
+            shares = {str(image): _share(own, kind) for (image,), own in mine.group_by("image", maintain_order=True)}
+            mean = _mean(list(shares.values()))
+            low, high, why = jackknife(mean, _left_out(shares, cluster))
+            ends = (None, None) if low is None or high is None else (max(0.0, low), min(1.0, high))
+            own = (f"units, {protocol}", layer, "image", kind, float(mean), *ends, total)
+            found.append((*own, _share(everywhere, kind), None, why))
+    return pl.DataFrame(found, schema=SHARES, orient="row")
+
+
+def _share(counted: pl.DataFrame, kind: str) -> float:
+    """Of words with their counts."""
+    are = pl.col("kinds").list.len() > 0 if kind == "medical" else pl.col("kinds").list.contains(kind)
+    return counted.filter(are)["count"].sum() / counted["count"].sum()
 
 
 def write(folder: Path) -> None:
@@ -97,8 +132,14 @@ def _first_words(run: store.Run) -> pl.DataFrame:
 
 def _clusters(run: store.Run) -> dict[str, str]:
     """Of each sample, what is left out together: its patient, or its image."""
-    asked = run.samples.select("sample", "image", "patient").iter_rows()
-    return {sample: f"image {image}" if patient is None else f"patient {patient}" for sample, image, patient in asked}
+    cluster = _images(run)
+    return {sample: cluster[image] for sample, image in run.samples.select("sample", "image").iter_rows()}
+
+
+def _images(run: store.Run) -> dict[str, str]:
+    """The same of each image."""
+    known = run.samples.select("image", "patient").iter_rows()
+    return {image: f"image {image}" if patient is None else f"patient {patient}" for image, patient in known}
 
 
 def _of_layer(

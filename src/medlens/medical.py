@@ -14,7 +14,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-KINDS = {"anatomy": "anatomy", "finding": "findings", "modality": "modalities", "laterality": "laterality"}  # and their files
+KINDS = {  # and their files
+    "anatomy": "anatomy",
+    "finding": "findings",
+    "modality": "modalities",
+    "laterality": "laterality",
+    "clinical": "clinical",
+}
 COUNTED = ("medical", *KINDS)  # of any kind, and of each
 MEASURES = (*(f"{kind}_words" for kind in COUNTED), "medical_weight")
 MARKS = ("▁", "Ġ")  # what tokenizers write for a space before a word
@@ -22,7 +28,7 @@ PLURALS = (("ies", "y"), ("es", ""), ("s", ""))
 
 
 def kind_of(word: str) -> frozenset[str]:
-    """The kinds ("anatomy", "finding", "modality", "laterality") of a word, or of a piece that begins one; none for all others.
+    """The kinds (see `KINDS`) of a word, or of a piece that begins one; none for all others.
 
     A word may be of several ("lateral" is a view and a side), and some have an everyday meaning too ("left", "mass").
     """

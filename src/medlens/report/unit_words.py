@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from medlens import published
+from medlens.medical import kind_of
 from medlens.store import Run
 
 TITLES = {
@@ -34,7 +35,10 @@ def _blocks(words: pl.DataFrame, printed: dict[int, dict[str, str]]) -> list[dic
             "block": layer,
             "images": mine["images"].max(),
             "notes": sorted({note for note in mine["note"] if note}),
-            "words": [row | {"value": row["count"]} for row in mine.sort("count", descending=True, maintain_order=True).to_dicts()],
+            "words": [
+                row | {"value": row["count"], "kinds": ", ".join(sorted(kind_of(row["word"])))}
+                for row in mine.sort("count", descending=True, maintain_order=True).to_dicts()
+            ],
             "printed": printed.get(layer, {}),  # pyright: ignore[reportArgumentType, reportCallIssue]
         }
         for (layer,), mine in words.group_by("layer", maintain_order=True)
