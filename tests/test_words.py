@@ -64,7 +64,7 @@ def test_lists_are_in_order(name):
     lines = [line for line in (LISTS / f"{name}.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == sorted(set(lines), key=lambda line: (line.endswith("-"), line.casefold()))
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)?|[a-z]{4,}-|[A-Z]{2,5}", line) for line in lines)
-    assert "Apache-2.0" in (LISTS / f"{name}.txt").read_text() and "Apache-2.0" in (LISTS / "README.md").read_text()
+    assert all("Apache-2.0" in (LISTS / file).read_text() for file in (f"{name}.txt", "README.md"))
     kind = next(kind for kind, file in KINDS.items() if file == name)
     assert all(kind in kind_of("▁" + line.removesuffix("-")) for line in lines)
     assert len(lines) >= {"anatomy": 500, "findings": 400, "modalities": 100, "laterality": 35, "clinical": 80}[name]
@@ -273,6 +273,29 @@ def test_shares_of_a_study_meet_in_the_same_words(tmp_path):
     assert merged.lens_words.equals(whole.lens_words)
     assert medlens.medical_share(merged).equals(medlens.medical_share(whole))
     assert merged.manifest["model"]["vocabulary"] == whole.manifest["model"]["vocabulary"]
+
+
+def test_the_share_of_what_units_write(phantom, tmp_path):
+    samples = medlens.phantom.samples(20, seed=1)
+    run = medlens.study(phantom, samples, Plan(protocol="published", unit_images=3), tmp_path / "units")
+    shares = medlens.medical_share(run)
+    assert shares["of"].unique().sort().to_list() == ["units, published", "units, sound"]
+    for row in shares.to_dicts():
+        protocol = row["of"].removeprefix("units, ")
+        words = {"medical": MEDICAL, **PHANTOM}[row["kind"]]
+        of_images, everywhere = {}, Counter()
+        for counted in run.occurrence.filter(pl.col("layer") == row["layer"]).to_dicts():
+            if counted["protocol"] == protocol:
+                of_images.setdefault(counted["image"], Counter())[counted["word"]] += counted["count"]
+            elif counted["protocol"].endswith(f", {protocol}"):
+                everywhere[counted["word"]] += counted["count"]
+        each = torch.tensor([sum(own[word] for word in words) / own.total() for own in of_images.values()], dtype=torch.float64)
+        assert len(each) == 3
+        assert row["share"] == pytest.approx(float(each.mean()))
+        assert row["high"] == pytest.approx(min(1, float(each.mean() + stats.t.ppf(0.975, 2) * each.std() / 3**0.5)))
+        assert row["n"] == sum(own.total() for own in of_images.values())
+        assert row["vocabulary"] == pytest.approx(sum(everywhere[word] for word in words) / everywhere.total())
+    assert "<td>modality</td>" in run.report.read_text()
 
 
 # ---- bad input

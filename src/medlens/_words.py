@@ -86,7 +86,7 @@ def _of_lens(run: store.Run, vocabulary: Vocabulary, kind: str) -> pl.DataFrame:
 
 def _of_units(run: store.Run, vocabulary: Vocabulary) -> pl.DataFrame:
     """Of the words that were counted in each image; their null is counted over all units of the block."""
-    cluster, found = _images(run), []
+    clusters, found = _clusters(run, "image"), []
     written = run.occurrence.with_columns(
         kinds=pl.col("word").map_elements(lambda word: sorted(vocabulary.kinds(word)), return_dtype=pl.List(pl.String))
     )
@@ -97,7 +97,7 @@ def _of_units(run: store.Run, vocabulary: Vocabulary) -> pl.DataFrame:
         for kind in COUNTED:
             shares = {str(image): _share(own, kind) for (image,), own in mine.group_by("image", maintain_order=True)}
             mean = _mean(list(shares.values()))
-            low, high, why = jackknife(mean, _left_out(shares, cluster))
+            low, high, why = jackknife(mean, _left_out(shares, clusters))
             ends = (None, None) if low is None or high is None else (max(0.0, low), min(1.0, high))
             own = (f"units, {protocol}", layer, "image", kind, float(mean), *ends, total)
             found.append((*own, _share(everywhere, kind), None, why))
@@ -107,7 +107,7 @@ def _of_units(run: store.Run, vocabulary: Vocabulary) -> pl.DataFrame:
 def _share(counted: pl.DataFrame, kind: str) -> float:
     """Of words with their counts."""
     are = pl.col("kinds").list.len() > 0 if kind == "medical" else pl.col("kinds").list.contains(kind)
-    return counted.filter(are)["count"].sum() / counted["count"].sum()
+    return int(counted.filter(are)["count"].sum()) / int(counted["count"].sum())
 
 
 def write(folder: Path) -> None:
@@ -130,16 +130,10 @@ def _first_words(run: store.Run) -> pl.DataFrame:
     return shown.select("sample", "layer", "patch", pl.col("words").list.first().alias("word")).sort("sample", "layer", "patch")
 
 
-def _clusters(run: store.Run) -> dict[str, str]:
-    """Of each sample, what is left out together: its patient, or its image."""
-    cluster = _images(run)
-    return {sample: cluster[image] for sample, image in run.samples.select("sample", "image").iter_rows()}
-
-
-def _images(run: store.Run) -> dict[str, str]:
-    """The same of each image."""
-    known = run.samples.select("image", "patient").iter_rows()
-    return {image: f"image {image}" if patient is None else f"patient {patient}" for image, patient in known}
+def _clusters(run: store.Run, of: str = "sample") -> dict[str, str]:
+    """Of each sample (or image), what is left out together: its patient, or its image."""
+    asked = run.samples.select(of, cluster=pl.coalesce("patient " + pl.col("patient"), "image " + pl.col("image")))
+    return dict(asked.unique(of, keep="first", maintain_order=True).iter_rows())
 
 
 def _of_layer(
