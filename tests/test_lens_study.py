@@ -178,7 +178,7 @@ def test_a_study_that_was_stopped_finds_its_words_again(phantom, run, tmp_path, 
         with pytest.raises(Interrupted):
             medlens.study(phantom, "phantom", PLAN, tmp_path / "run")
     assert len(list((tmp_path / "run.part").glob("kept-*/lens.parquet"))) == block
-    assert (tmp_path / "run.part" / "progress.json").stat().st_size < 40_000
+    assert (tmp_path / "run.part" / "progress.json").stat().st_size < 60_000  # rows, and no words
     again = medlens.study(phantom, "phantom", PLAN, tmp_path / "run")
     assert all((again.path / f"{t}.parquet").read_bytes() == (run.path / f"{t}.parquet").read_bytes() for t in TABLES)
     assert not list(again.path.glob("lens-*")) + list(again.path.glob("kept-*"))

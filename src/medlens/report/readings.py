@@ -305,9 +305,9 @@ def _lens() -> dict[str, Reading]:
             False,
             "The share of the tokens whose likeliest word is in one of the lists of medical words. Thin: those of each kind, and "
             "the share of such words in the vocabulary.",
-            "A medical word need not be the right one: whether words vary with the image is said above. A model of random weights has "
-            "favourite words too, and they may be medical: compare the null of weights, if it was walked. A word of "
-            "several pieces counts only if its first piece begins no other words.",
+            "A medical word need not be the right one: whether words vary with the image is said above. A model of random weights "
+            "has favourite words too, and they may be medical: compare the null of weights, if it was walked. A word of several "
+            "pieces counts only if its first piece begins no other words.",
             "the lists of this package",
             "lens",
             {"medical_words_floor": "vocabulary", **{f"{kind}_words": kind for kind in KINDS}},
