@@ -15,7 +15,7 @@ from medlens import store
 from medlens.errors import BadInput
 from medlens.measures.units import varies
 from medlens.medical import COUNTED, Vocabulary
-from medlens.stats.intervals import jackknife
+from medlens.stats.intervals import jackknife, jackknife_share
 from medlens.types import Value
 
 LISTED = 10  # words of a state
@@ -97,9 +97,8 @@ def _of_units(run: store.Run, vocabulary: Vocabulary) -> pl.DataFrame:
         for kind in COUNTED:
             shares = {str(image): _share(own, kind) for (image,), own in mine.group_by("image", maintain_order=True)}
             mean = _mean(list(shares.values()))
-            low, high, why = jackknife(mean, _left_out(shares, clusters))
-            ends = (None, None) if low is None or high is None else (max(0.0, low), min(1.0, high))
-            own = (f"units, {protocol}", layer, "image", kind, float(mean), *ends, total)
+            low, high, why = jackknife_share(mean, _left_out(shares, clusters), len(shares))
+            own = (f"units, {protocol}", layer, "image", kind, float(mean), low, high, total)
             found.append((*own, _share(everywhere, kind), None, why))
     return pl.DataFrame(found, schema=SHARES, orient="row")
 

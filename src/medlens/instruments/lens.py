@@ -28,7 +28,7 @@ from medlens.models.null import Drawn
 from medlens.models.unembedding import Unembedding
 from medlens.plan import Plan
 from medlens.stats.flat import need
-from medlens.stats.intervals import jackknife
+from medlens.stats.intervals import jackknife, jackknife_share
 from medlens.stats.rows import priority
 from medlens.store import write
 from medlens.types import Row, Value
@@ -43,7 +43,6 @@ RANGE = {  # of measures that cannot be lower or higher: their intervals end the
     "answer_rank": (0.0, math.inf),
     "lens_kl": (0.0, math.inf),
     "lens_entropy": (0.0, math.inf),
-    **dict.fromkeys(MEASURES, (0.0, 1.0)),
 }
 
 
@@ -313,7 +312,10 @@ class Lens:
         value = _mean(scores)
         folds = sorted({score.fold for score in scores})
         without = {k: _mean([score for score in scores if score.fold != k]) for k in folds} if len(folds) > 1 else {}
-        low, high, why = jackknife(value, list(without.values()))
+        if measure in MEASURES:
+            low, high, why = jackknife_share(value, list(without.values()), len(scores))
+        else:
+            low, high, why = jackknife(value, list(without.values()))
         if low is not None and high is not None and measure in RANGE:
             low, high = max(low, RANGE[measure][0]), min(high, RANGE[measure][1])
         notes = "; ".join(filter(None, (value.note or why, note)))

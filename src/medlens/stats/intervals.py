@@ -41,6 +41,17 @@ def jackknife(full: Value, left_out: Sequence[Value], confidence: float = 0.95) 
     return Interval(full - half, full + half)
 
 
+def jackknife_share(full: Value, left_out: Sequence[Value], units: int) -> Interval:
+    """`jackknife` of a mean share, kept within 0..1. A share of 0 or 1 that no fold changes would have an interval of no width:
+    there it is Wilson's, of so many independent units (images), as in `clustered`."""
+    low, high, note = jackknife(full, left_out)
+    if low is None or high is None:
+        return Interval(low, high, note)
+    if low == high and full in (0, 1):
+        return Interval(*wilson(float(full), units), "no image differs: Wilson's interval")
+    return Interval(max(0.0, low), min(1.0, high))
+
+
 def subsampled(full: Value, values: Sequence[Value], share: float, confidence: float = 0.95) -> Interval:
     """An interval from subsets of whole images, drawn at random without replacement: a second opinion on `jackknife`.
 
