@@ -90,6 +90,17 @@ def test_above_and_below_at_some_layers_only(tmp_path):
     assert verdict(run, "cka/image above 0.4 from 0 to 4").layers == 5
 
 
+def test_a_share_of_nothing_is_not_sure_to_be_nothing(tmp_path):
+    """No fold changes a share of 0; its row has Wilson's interval."""
+    nothing, floor = np.zeros((FOLDS, LAYERS)), np.full((FOLDS, LAYERS), 0.1)
+    for high, said in ((0.3, OPEN), (0.05, NOT_SUPPORTED)):
+        run = write_run(tmp_path / str(high), {"medical_words/image": nothing, "medical_words_floor/image": floor})
+        ends = {"medical_words": (0.0, high), "medical_words_floor": (0.1, 0.1)}
+        low, high = (pl.col("measure").replace_strict({name: own[k] for name, own in ends.items()}) for k in (0, 1))
+        run.__dict__["rows"] = run.rows.with_columns(low=low, high=high)
+        assert verdict(run, "medical_words/image above medical_words_floor/image").verdict == said
+
+
 def test_a_users_measure_is_known_to_the_plan():
     assert Plan(claims=("entropy/text falls",), measures=("mine:entropy",)).claims
     with pytest.raises(BadInput, match="entropy"):

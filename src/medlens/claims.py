@@ -7,8 +7,8 @@ over them, by Student's t with K - 1 degrees of freedom. Only the raw variant an
 - falls, rises: the least-squares slope over the layers, its 95 % interval on one side of zero. Undefined layers are passed over; at
   least three are needed.
 - below, above (a number, or another curve at the same layers): at every layer (or those named), by intervals that hold at
-  all of them together (Bonferroni). Not supported as soon as one layer contradicts it; cannot be said while one layer is open or
-  undefined.
+  all of them together (Bonferroni); the row's own where no fold changes a value, such as a share of 0. Not supported as soon as one
+  layer contradicts it; cannot be said while one layer is open or undefined.
 - peaks: the place of a maximum has no interval. Instead the peak set: all layers whose difference to the highest one is not
   significantly below zero (one-sided, 5 %, Bonferroni over the layers). It holds the true peak in 95 of 100 studies. Undefined
   layers cannot be excluded, so they are in it.
@@ -36,6 +36,7 @@ from medlens.spread import jackknife_error, student
 
 SUPPORTED, NOT_SUPPORTED, OPEN = "supported", "not supported", "cannot be said"
 LEVEL = 0.05
+STILL = 1e-12  # the error of a value that no fold changes, such as a share of 0: its row's own interval is taken then
 
 # The study's conclusions, each with the lines that we read it as (none: this run does not measure it).
 PUBLISHED: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -201,15 +202,19 @@ def _on_one_side(curve: Curve, other: Curve | float | None, below: bool) -> _Fig
         _, mine, theirs = np.intersect1d(curve.layers, other.layers, return_indices=True)
         curve, other = curve.at(mine), other.at(theirs)
         both, values, without = curve.sure & other.sure, curve.values - other.values, curve.without - other.without
-        why = _and_why(curve) or _and_why(other)
+        ends, why = (curve.low - other.high, curve.high - other.low), _and_why(curve) or _and_why(other)
     else:
         both, values, without, why = curve.sure, curve.values - (other or 0.0), curve.without, _and_why(curve)
+        ends = curve.low - (other or 0.0), curve.high - (other or 0.0)
     count = int(both.sum())
     if count == 0:
         return _open(f"no layer is defined{why}")
     values, layers = values[both], curve.layers[both]
-    half = student(len(curve.folds) - 1, LEVEL / 2 / count) * jackknife_error(without[:, both])
+    error = jackknife_error(without[:, both])
+    half = student(len(curve.folds) - 1, LEVEL / 2 / count) * error
     low, high = values - half, values + half
+    still = (error < STILL) & np.isfinite(ends[0][both]) & np.isfinite(ends[1][both])
+    low, high = np.where(still, ends[0][both], low), np.where(still, ends[1][both], high)
     holds, contradicted = (high < 0, low >= 0) if below else (low > 0, high <= 0)
     worst = int(np.argmax(high if below else -low)) if not contradicted.any() else int(np.argmax(low if below else -high))
     shift = 0.0 if isinstance(other, Curve) else other or 0.0
