@@ -17,6 +17,7 @@ import medlens
 from medlens.errors import BadInput
 from medlens.medical import KINDS, Vocabulary, kind_of, vocabulary_of
 from medlens.plan import Plan
+from medlens.report.words import lens_words
 
 PLAN = Plan(limit=60, instruments=("lens",), answers="given", lens_images=12, nulls=("pairs", "weights"))
 LISTS = files("medlens") / "wordlists"
@@ -267,6 +268,15 @@ def test_the_report_says_it(run):
         assert f"<bdi>{word.replace('<', '&lt;').replace('>', '&gt;')}</bdi>" in section
     assert "modality" in section
     assert "0.9143 times" in section
+
+
+def test_the_printed_words_stand_beside_them(run, monkeypatch):
+    assert not any(state["printed"] for state in lens_words(run))
+    monkeypatch.setattr("medlens.published.for_run", lambda run: run.rows)  # as if it were the model that was studied
+    beside = {state["layer"]: state["printed"] for state in lens_words(run)}
+    assert sorted(beside) == [0, 2, 4, 5, 6, 8]
+    assert "▁surgery 70" in beside[5]["image 2"]
+    assert not any(said for layer, said in beside.items() if layer != 5)
 
 
 def test_shares_of_a_study_meet_in_the_same_words(tmp_path):
