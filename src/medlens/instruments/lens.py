@@ -343,7 +343,7 @@ class Lens:
         """Add what another has handed over. Raises BadRun for anything else."""
         need("words of the lens", sums, ["told"])
         self.notes, vocabulary, read, heard = json.loads(sums["told"].numpy().tobytes())
-        self.vocabulary = Vocabulary(*vocabulary)
+        self.vocabulary = Vocabulary(*vocabulary) if vocabulary else None
         self._read += [Read(*fields) for fields in read]
         self._heard += [Heard(*fields) for fields in heard]
 
