@@ -21,7 +21,7 @@ from medlens.errors import BadInput, CannotWrite
 from medlens.findings import Findings
 from medlens.instruments.lens import Reader
 from medlens.instruments.own import own_measures
-from medlens.instruments.units import check_names
+from medlens.walk.units import check_names
 from medlens.models import Model
 from medlens.plan import Plan
 from medlens.report import write_report

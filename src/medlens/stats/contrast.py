@@ -1,0 +1,48 @@
+"""Contrasts: the mean where something is true less the mean where it is false, of many columns at once, with intervals."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medlens.errors import BadInput
+from medlens.spread import jackknife_error, student
+
+
+class Contrast(NamedTuple):
+    """Each (columns,), in float64: the difference of means, its 95 % interval, and the mean where it is true."""
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+    true: Tensor
+
+
+class Contrasts:
+    """Sums by fold of whole images, and by whether it is true: memory does not grow with the number of rows."""
+
+    def __init__(self, folds: int, columns: int, device: torch.device | str = "cpu") -> None:
+        self.sums = torch.zeros(folds, 2, columns, dtype=torch.float64, device=device)
+        self.n = torch.zeros(folds, 2, dtype=torch.float64, device=device)
+
+    def add(self, fold: int, true: bool, row: Tensor) -> None:
+        """One row (columns,)."""
+        self.sums[fold, int(true)] += row
+        self.n[fold, int(true)] += 1
+
+    def contrast(self, confidence: float = 0.95) -> Contrast:
+        """With the delete-a-fold jackknife (Tukey 1958) over the folds that have rows; see `intervals.jackknife`. Raises BadInput
+        where there are no rows of one kind, or where all of a kind lie in one fold."""
+        filled = self.n.sum(1) > 0
+        sums, n = self.sums[filled], self.n[filled]
+        rest = n.sum(0) - n
+        if len(n) < 2 or not bool((rest > 0).all()):
+            raise BadInput(f"a contrast needs rows of both kinds in two folds; got {n.sum(0).int().tolist()} in {len(n)}")
+        left_out = (sums.sum(0) - sums) / rest[..., None]
+        of_each = (left_out[:, 1] - left_out[:, 0]).cpu()
+        means = (sums.sum(0) / n.sum(0)[:, None]).cpu()
+        value = means[1] - means[0]
+        half = float(student(len(n) - 1, (1 - confidence) / 2)) * torch.from_numpy(jackknife_error(of_each.numpy()))
+        return Contrast(value, value - half, value + half, means[1])
