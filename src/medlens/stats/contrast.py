@@ -1,4 +1,4 @@
-"""Contrasts: the mean where something is true less the mean where it is false, of many columns at once, with intervals."""
+"""Contrasts: the mean where something is true, and how far it is from the mean where it is false, with intervals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from medlens.errors import BadInput
 from medlens.spread import jackknife_error, student
 
 
-class Contrast(NamedTuple):
-    """Each (columns,), in float64: the difference of means, its 95 % interval, and the mean where it is true."""
+class Sure(NamedTuple):
+    """A value of each column, and its 95 % interval, (columns,) each, in float64."""
 
     value: Tensor
     low: Tensor
     high: Tensor
-    true: Tensor
+
+
+class Contrast(NamedTuple):
+    """true: the mean where it is true. difference: that, less the mean where it is false."""
+
+    true: Sure
+    difference: Sure
 
 
 class Contrasts:
@@ -32,7 +38,7 @@ class Contrasts:
         self.sums[fold, int(true)] += row
         self.n[fold, int(true)] += 1
 
-    def contrast(self, confidence: float = 0.95) -> Contrast:
+    def contrast(self) -> Contrast:
         """With the delete-a-fold jackknife (Tukey 1958) over the folds that have rows; see `intervals.jackknife`. Raises BadInput
         where there are no rows of one kind, or where all of a kind lie in one fold."""
         filled = self.n.sum(1) > 0
@@ -40,9 +46,11 @@ class Contrasts:
         rest = n.sum(0) - n
         if len(n) < 2 or not bool((rest > 0).all()):
             raise BadInput(f"a contrast needs rows of both kinds in two folds; got {n.sum(0).int().tolist()} in {len(n)}")
-        left_out = (sums.sum(0) - sums) / rest[..., None]
-        of_each = (left_out[:, 1] - left_out[:, 0]).cpu()
-        means = (sums.sum(0) / n.sum(0)[:, None]).cpu()
-        value = means[1] - means[0]
-        half = float(student(len(n) - 1, (1 - confidence) / 2)) * torch.from_numpy(jackknife_error(of_each.numpy()))
-        return Contrast(value, value - half, value + half, means[1])
+        left_out = ((sums.sum(0) - sums) / rest[..., None]).cpu()
+        false, true = (sums.sum(0) / n.sum(0)[:, None]).cpu()
+        return Contrast(_sure(true, left_out[:, 1]), _sure(true - false, left_out[:, 1] - left_out[:, 0]))
+
+
+def _sure(value: Tensor, left_out: Tensor) -> Sure:
+    half = float(student(len(left_out) - 1, 0.025)) * torch.from_numpy(jackknife_error(left_out.numpy()))
+    return Sure(value, value - half, value + half)

@@ -12,6 +12,7 @@ from medlens import hooks
 from medlens.errors import BadModel
 from medlens.models.base import Model
 from medlens.walk.cases import Case
+from medlens.walk.intervene import DOWN
 from medlens.walk.reverse import Traced
 from medlens.walk.target import Aim
 
@@ -20,7 +21,7 @@ class Names(NamedTuple):
     """Where a block's MLP has its parts, by their names in the block."""
 
     gate: str = "mlp.gate_proj"
-    down: str = "mlp.down_proj"
+    down: str = DOWN
 
 
 class UnitTracer:
@@ -77,5 +78,5 @@ def part_of(model: Model, block: nn.Module, name: str) -> nn.Linear:
     there = ", ".join(n for n, m in block.named_modules() if isinstance(m, nn.Linear)) or "none"
     raise BadModel(
         f"{model.name}: units were looked for in {name} of a {type(block).__name__}, whose linear parts are {there}; "
-        "give the names with names=(gate, down), or leave units out (--unit-images 0)"
+        "give the names with names=(gate, down) (--gate, --down), or leave units out of a study (--unit-images 0)"
     )
