@@ -70,17 +70,16 @@ def units_noted(model: Model, units: Sequence[Unit], name: str = DOWN) -> Iterat
 
 
 @contextmanager
-def units_replayed(
-    model: Model, units: Sequence[Unit], values: Mapping[Unit, Sequence[Tensor]], name: str = DOWN
-) -> Iterator[None]:  # fmt: skip
-    """With the activations of these units set to other ones at each call of their block: `values` of each unit are as many as its
-    block will be called, in order, (T,) each."""
-    calls: dict[int, int] = defaultdict(int)
+def units_swapped(model: Model, units: Sequence[Unit], name: str = DOWN) -> Iterator[None]:
+    """With the activations of these units taken from another sample of as many tokens (a resample ablation), which walks just in
+    front: of every two calls of a block the first is left as it is, and gives the second one its activations."""
+    given: dict[int, Tensor] = {}
 
     def to(at: tuple[int, list[int]], activations: Tensor) -> Tensor:
-        block, own = at
-        call, calls[block] = calls[block], calls[block] + 1
-        return torch.stack([values[block, unit][call] for unit in own], -1).to(activations).expand_as(activations)
+        if at[0] in given:
+            return given.pop(at[0])
+        given[at[0]] = activations.clone()
+        return activations
 
     with _changed(model, units, to, name):
         yield
