@@ -20,7 +20,7 @@ from medlens.types import Sample
 from medlens.walk.again import Again
 from medlens.walk.cases import Prompt, cases
 from medlens.walk.forward import prepare
-from medlens.walk.intervene import Unit, by_block, units_noted, units_replayed, units_scaled, units_set
+from medlens.walk.intervene import Unit, by_block, units_noted, units_scaled, units_set, units_swapped
 from medlens.walk.units import Names
 
 Tick = Callable[[], None]
