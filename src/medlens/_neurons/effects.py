@@ -90,9 +90,12 @@ class Effects:
             "concept": self.concept.word, "of": of, "unit": f"{units[0][0]}.{units[0][1]}" if of == "unit" else None, "units": len(units),
             "change": change.name, "word": self.concept.word, "true": change.true, "note": "",
         }  # fmt: skip
+        if not change.true:  # as many as there are of the other kind: they are many
+            which = which[: len(self.bench.which(self.concept, True))]
         if which:
-            row |= self._measured(which, change.run(units, which), self.column)
-            row |= self._against(which, units, change, draws)
+            after = change.run(units, which)
+            row |= self._measured(which, after, self.column)
+            row |= self._against(which, units, change, after, draws)
         else:
             row["note"] = NO_DONOR
         self.rows.append(row)
@@ -114,13 +117,13 @@ class Effects:
         return {
             "before": float(before.value[which, column].mean()), "value": mean, "low": interval.low, "high": interval.high,
             "said_before": float(before.said[which, column].double().mean()), "said_after": float(after.said[:, column].double().mean()),
-            "images": len({self.bench.units[k] for k in which}), "changes": change.tolist(),
+            "images": len({self.bench.units[k] for k in which}),
         }  # fmt: skip
 
-    def _against(self, which: Sequence[int], units: Sequence[Unit], change: Change, draws: int) -> dict[str, Any]:
+    def _against(self, which: Sequence[int], units: Sequence[Unit], change: Change, after: Odds, draws: int) -> dict[str, Any]:
         """Beside random units: their mean, the one draw that does most, and how far beyond that the chosen ones are."""
-        own = self.rows_of(change.run(units, which), which)
-        others = [self.rows_of(change.run(self._matched(units), which), which) for _ in range(draws)]
+        own = self._changes(after, which)
+        others = [self._changes(change.run(self._matched(units), which), which) for _ in range(draws)]
         means = np.array([float(one.mean()) for one in others]) * change.sign
         beyond = (own - others[int(means.argmax())]) * change.sign
         mean, interval = self._mean(beyond, which)
@@ -130,7 +133,7 @@ class Effects:
             "p": (1 + as_much) / (1 + draws), "beyond": mean, "beyond_low": interval.low,
         }  # fmt: skip
 
-    def rows_of(self, after: Odds, which: Sequence[int]) -> Tensor:
+    def _changes(self, after: Odds, which: Sequence[int]) -> Tensor:
         """The change of the word's log-odds of each sample."""
         return after.value[:, self.column] - self.bench.before.value[which, self.column]
 

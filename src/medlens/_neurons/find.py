@@ -1,4 +1,4 @@
-"""Find: units ranked by what they give a word at image tokens, on one half of the images; with the same on the other half."""
+"""Find: units ranked by what a word would lose without them, on one half of the images; with the same on the other half."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medlens._neurons.concepts import FOLDS, Concept
-from medlens.instruments.attribution import SCOPES, Attribution, OfBlock, Place
+from medlens.instruments.attribution import Attribution, OfBlock, Place
 from medlens.models.base import Model
 from medlens.walk.cases import Case
 from medlens.walk.forward import steps
@@ -22,6 +22,7 @@ from medlens.walk.room import Files
 from medlens.walk.target import LogOdds, Word
 from medlens.walk.units import Names
 
+RANKED_BY = "all"
 LISTED = 0.03  # of all units, by rank, of each word: what is kept of them
 
 
@@ -36,6 +37,11 @@ class Found:
     mean: Tensor
     units: int
 
+    def seeing(self, word: str, among: int, count: int) -> list[Unit]:
+        """Of so many best units those with the largest attribution at image tokens: what they give comes from the image."""
+        rows = sorted(self.rows[word][:among], key=lambda row: -row["image"])
+        return [(row["layer"], row["unit"]) for row in rows[:count]]
+
     @property
     def total(self) -> int:
         return self.mean.numel()
@@ -47,13 +53,13 @@ def predicting(case: Case, branch: int) -> int:
 
 
 def find(
-    model: Model, laid: Sequence[Case], concepts: Sequence[Concept], places: Mapping[int, Mapping[str, Place]], tokens: str,
-    names: Names, scratch: Path, tick: Callable[[], None],
+    model: Model, laid: Sequence[Case], concepts: Sequence[Concept], places: Mapping[int, Mapping[str, Place]], names: Names,
+    scratch: Path, tick: Callable[[], None],
 ) -> Found:  # fmt: skip
-    """tokens: "image" or "all": at which tokens a unit's attribution counts for its rank; both are noted."""
+    """Ranked by gradient x activation, summed over all tokens, mean over the discovery images of which the word is true."""
     tracer = Attribution(model, places, FOLDS, names)
     aims = [_aims(case, concepts) for case in laid]
-    ranking = _Ranking(concepts, tokens)
+    ranking = _Ranking(concepts)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         room = Files(
             Path(folder), [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device, kept_from=0
@@ -79,8 +85,8 @@ def _aims(case: Case, concepts: Sequence[Concept]) -> list[LogOdds]:
 class _Ranking:
     """Keeps the best units of the blocks that have come, and forgets the others' numbers."""
 
-    def __init__(self, concepts: Sequence[Concept], tokens: str) -> None:
-        self.word_of, self.tokens = {c.id: c.word for c in concepts}, tokens
+    def __init__(self, concepts: Sequence[Concept]) -> None:
+        self.word_of = {c.id: c.word for c in concepts}
         self._rows: dict[str, list[dict[str, Any]]] = {c.word: [] for c in concepts}
         self._active: dict[tuple[str, int], Tensor] = {}
         self._mean: dict[int, Tensor] = {}
@@ -89,10 +95,10 @@ class _Ranking:
         """All words and both halves of one block."""
         for word, name in self.word_of.items():
             discovery, test = (next(f for f in found if (f.word, f.half) == (word, half)) for half in ("discovery", "test"))
-            ranked = discovery.scores[self.tokens].true.value
+            ranked = discovery.scores[RANKED_BY].true.value
             keep = max(1, int(LISTED * len(ranked) * depth))
             best = ranked.topk(min(keep, len(ranked))).indices
-            rows = self._rows[name] + [_row(name, block, int(unit), discovery, test, self.tokens) for unit in best]
+            rows = self._rows[name] + [_row(name, block, int(unit), discovery, test) for unit in best]
             self._rows[name] = sorted(rows, key=lambda row: -row["score"])[:keep]
             self._active[name, block] = (discovery.active[0] - discovery.active[1]).float()
             self._mean[block] = discovery.mean.float()
@@ -106,12 +112,12 @@ class _Ranking:
         return Found(ranked, rows, active, mean, mean.shape[1])
 
 
-def _row(name: str, block: int, unit: int, discovery: OfBlock, test: OfBlock, tokens: str) -> dict[str, Any]:
+def _row(name: str, block: int, unit: int, discovery: OfBlock, test: OfBlock) -> dict[str, Any]:
     """As the table `neurons` says."""
     row: dict[str, Any] = {"concept": name, "layer": block, "unit": unit}
     for prefix, of in (("", discovery), ("test_", test)):
-        true, difference = of.scores[tokens]
+        true, difference = of.scores[RANKED_BY]
         for label, sure in (("score", true), ("contrast", difference)):
             value, low, high = (float(part[unit]) for part in sure)
             row |= {f"{prefix}{label}": value, f"{prefix}{label}_low": low, f"{prefix}{label}_high": high}
-    return row | {scope: float(discovery.scores[scope].true.value[unit]) for scope in SCOPES}
+    return row | {scope: float(discovery.scores[scope].true.value[unit]) for scope in ("image", "direct")}
