@@ -58,6 +58,7 @@ NAMES = [
     "open_run",
     "participation_ratio",
     "phantom",
+    "neurons",
     "probe",
     "read",
     "self_similarity",

@@ -21,8 +21,8 @@ from medlens.measures.lens import Words, likeliest, said
 from medlens.models import Model, load
 from medlens.models.prompt import read
 from medlens.models.unembedding import Unembedding
-from medlens.models.words import word_id
 from medlens.models.values import handed_on
+from medlens.models.words import word_id
 from medlens.types import Sample
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.forward import prepare, walk

@@ -15,7 +15,7 @@ import numpy as np
 from medlens import _record, store
 from medlens._neurons.cards import Reader, card
 from medlens._neurons.concepts import HALVES, Concept, concepts_of, places_of
-from medlens._neurons.effects import MAIN, Effects, dose
+from medlens._neurons.effects import FEW, MAIN, Effects, dose
 from medlens._neurons.find import Found, find
 from medlens._neurons.heard import Texts
 from medlens._neurons.pictures import masked
@@ -115,10 +115,10 @@ class _Job:
             self._one(concept, found, bench, reader, texts)
 
     def _one(self, concept: Concept, found: Found, bench: Bench, reader: Reader, texts: Texts) -> None:
-        watcher, few = self.watcher, max(1, self.draws // 5)
+        watcher = self.watcher
         units = found.seeing(concept.word, self.told["top"], self.cards)
         effects = Effects(bench, found, concept, self.draws, self.seed)
-        watcher.begin(f"proving {concept.word}", self.draws + 7 * few + 8 + len(self.concepts) - 1 + len(units) * 2 * (few + 1))
+        watcher.begin(f"proving {concept.word}", self.draws + 7 * FEW + 7 + len(self.concepts) + 2 * len(units) * (FEW + 1))
         known = effects.known()
         effects.of_the_top()
         alone = {unit: effects.of_one(unit) for unit in units}
@@ -154,7 +154,9 @@ class _Job:
     def write(self, folder: Path) -> None:
         shown = {prompt.sample.id for prompt in self.prompts}
         intake = self.prepared.intake
-        _record.write_tables(folder, intake.without({s.id: "" for s in intake.samples if s.id not in shown}), [None] * len(self.prompts))
+        _record.write_tables(
+            folder, intake.without({s.id: "" for s in intake.samples if s.id not in shown}), [None] * len(self.prompts)
+        )
         for name, rows in self.tables.items():
             known = store.TABLES[name]
             store.write_table(folder, name, [{k: row.get(k) for k in known} for row in rows])
@@ -165,8 +167,8 @@ class _Job:
 def _check(plan: Plan, cards: int, draws: int) -> None:
     if plan.workers > 1 or plan.cluster is not None:
         raise BadInput("units are found in one process: leave out workers and cluster")
-    if cards < 1 or draws < 20:
-        raise BadInput(f"at least 1 card and 20 draws (fewer cannot tell anything at 5 %); got {cards} and {draws}")
+    if cards < 1 or draws < FEW:
+        raise BadInput(f"at least 1 card and {FEW} draws (fewer cannot tell anything at 5 %); got {cards} and {draws}")
 
 
 def _told(concept: Concept) -> dict[str, Any]:

@@ -42,7 +42,9 @@ class Reader:
         """1, where a unit is more active on images of which the word is true; else -1. From discovery images alone."""
         return 1.0 if float(self.found.active[word][unit]) >= 0 else -1.0
 
-    def looked_at(self, concept: Concept, units: Sequence[Unit], tick: Callable[[], None]) -> tuple[dict[Unit, dict[str, Any]], Any]:
+    def looked_at(
+        self, concept: Concept, units: Sequence[Unit], tick: Callable[[], None]
+    ) -> tuple[dict[Unit, dict[str, Any]], Any]:
         """Of each unit the columns of `cards` that the images give; and of each what is needed to draw them."""
         drawn = {unit: self._random(unit, units) for unit in units}
         every = sorted({*units, *(other for of in drawn.values() for other in of)})
@@ -106,7 +108,14 @@ def card(
 ) -> dict[str, Any]:  # fmt: skip
     """A row of the table `cards`."""
     text = {} if heard is None else {"text": heard.own, "text_others": heard.others, "text_p": heard.p}
-    row = {"concept": concept.word, "layer": unit[0], "unit": unit[1], **columns, **text, **written(reader.model, unit, reader.names)}
+    row = {
+        "concept": concept.word,
+        "layer": unit[0],
+        "unit": unit[1],
+        **columns,
+        **text,
+        **written(reader.model, unit, reader.names),
+    }
     return row | {"verdict": verdict(known and does(zero), does(resample), heard is not None and heard.p <= LEVEL)}
 
 

@@ -18,7 +18,7 @@ from medlens.types import Value
 from medlens.walk.intervene import Unit
 
 MAIN, DOSES = 0.01, (0.001, 0.003, 0.01, 0.03)  # of all units
-FEWER = 5  # only ablation to zero at the main dose is compared with all draws; everything else with so many times fewer
+FEW = 20  # draws that everything is compared with but ablation to zero at the main dose: enough for p < 0.05
 NO_DONOR = "no other image gives as many tokens under the same question"
 
 
@@ -40,31 +40,27 @@ class Effects:
         self.column = [c.word for c in bench.concepts].index(concept.word)
         self.rows: list[dict[str, Any]] = []
         self._draw = np.random.default_rng(seed)
-        swapped = lambda units, which: bench.swapped(units, which, concept.word)  # noqa: E731
+        swapped = lambda units, which: bench.swapped(units, which, concept.word)
         self.zero = Change("zero", True, -1, lambda units, which: bench.scaled(units, which, 0.0))
         self.mean = Change("mean", True, -1, lambda units, which: bench.fixed(units, which, found.mean))
         self.resample = Change("resample", True, -1, swapped)
         self.double = Change("double", True, 1, lambda units, which: bench.scaled(units, which, 2.0))
         self.put_in = Change("put in", False, 1, swapped)
 
-    @property
-    def few(self) -> int:
-        return max(1, self.draws // FEWER)
-
     def of_the_top(self) -> None:
         """The main dose under every change, other doses of ablation, and the other words."""
         main = self.found.ranked[self.concept.word][: dose(self.found.total, MAIN)]
         self._note(main, self.zero, self.draws, "top")
         for change in (self.mean, self.resample, self.double, self.put_in):
-            self._note(main, change, self.few, "top")
+            self._note(main, change, FEW, "top")
         for share in DOSES:
             if (count := dose(self.found.total, share)) != len(main):
-                self._note(self.found.ranked[self.concept.word][:count], self.zero, self.few, "dose")
+                self._note(self.found.ranked[self.concept.word][:count], self.zero, FEW, "dose")
         self._others(main)
 
     def of_one(self, unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
         """A unit alone: set to zero, and as it is on another image."""
-        return tuple(self._note([unit], change, self.few, "unit") for change in (self.zero, self.resample))  # pyright: ignore
+        return tuple(self._note([unit], change, FEW, "unit") for change in (self.zero, self.resample))  # pyright: ignore
 
     def known(self) -> Interval:
         """How much larger the word's log-odds are where it is true than where it is false, before anything is changed: above 0, the
@@ -106,7 +102,14 @@ class Effects:
         for column, other in enumerate(self.bench.concepts):
             if column != self.column:
                 which = self.bench.which(other, True)
-                row = {"concept": self.concept.word, "of": "others", "unit": None, "units": len(units), "change": "zero", "note": ""}
+                row = {
+                    "concept": self.concept.word,
+                    "of": "others",
+                    "unit": None,
+                    "units": len(units),
+                    "change": "zero",
+                    "note": "",
+                }
                 row |= {"word": other.word, "true": True}
                 self.rows.append(row | self._measured(which, self.zero.run(units, which), column))
 

@@ -27,7 +27,6 @@ WRITTEN = 10  # words that a unit raises most, and lowers most
 QUANTILES = (0.9, 0.95, 0.98, 0.99, 0.995)  # of a unit's activations at patches: from which on a patch is in its mask
 
 
-
 class Seen(NamedTuple):
     """Of a unit, of each image: its activations at the image's tokens, (tokens), signed so that larger is more like the word; and
     whether its gate is open there."""
@@ -67,7 +66,7 @@ def seen(
     return found
 
 
-def _gate(model: Model, block: int, units: list[int], names: Names):  # noqa: ANN202 (as hooks has it)
+def _gate(model: Model, block: int, units: list[int], names: Names):
     return hooks.outputs_of_each([part_of(model, model.blocks[block], names.gate)], lambda a: a[0][:, units].clone())
 
 
