@@ -23,7 +23,6 @@ from medlens._neurons.prove import Bench
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens.budget import Meter
 from medlens.errors import BadInput
-from medlens.instruments.attribution import Place
 from medlens.models import Model
 from medlens.plan import Plan
 from medlens.report.neurons import write_neurons
