@@ -151,11 +151,9 @@ class _Job:
         return {p.image: c.word for p in self.prompts for c in self.concepts if c.true.get(p.sample.id)}
 
     def write(self, folder: Path) -> None:
-        shown = {prompt.sample.id for prompt in self.prompts}
-        intake = self.prepared.intake
-        _record.write_tables(
-            folder, intake.without({s.id: "" for s in intake.samples if s.id not in shown}), [None] * len(self.prompts)
-        )
+        shown, intake = {prompt.sample.id for prompt in self.prompts}, self.prepared.intake
+        unused = {sample.id: "" for sample in intake.samples if sample.id not in shown}
+        _record.write_tables(folder, intake.without(unused), [None] * len(self.prompts))
         for name, rows in self.tables.items():
             known = store.TABLES[name]
             store.write_table(folder, name, [{k: row.get(k) for k in known} for row in rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,17 @@ RANDOM = 20  # units of the same layer, whose masks are looked at too
 LEVEL = 0.05
 CHUNK = 64  # images that are read together
 
+Tick = Callable[[], None]
+Columns = dict[Unit, dict[str, Any]]
+
+
+class Shown(NamedTuple):
+    """An image, a unit's activations at its tokens, and from which on they are in its mask."""
+
+    prompt: Prompt
+    values: np.ndarray
+    limit: float
+
 
 @dataclass(frozen=True, eq=False)
 class Reader:
@@ -42,17 +53,16 @@ class Reader:
         """1, where a unit is more active on images of which the word is true; else -1. From discovery images alone."""
         return 1.0 if float(self.found.active[word][unit]) >= 0 else -1.0
 
-    def looked_at(
-        self, concept: Concept, units: Sequence[Unit], tick: Callable[[], None]
-    ) -> tuple[dict[Unit, dict[str, Any]], Any]:
-        """Of each unit the columns of `cards` that the images give; and of each what is needed to draw them."""
+    def looked_at(self, concept: Concept, units: Sequence[Unit], tick: Tick) -> tuple[Columns, dict[Unit, list[Shown]]]:
+        """Of each unit the columns of `cards` that the images give, and the images where it is most active."""
         drawn = {unit: self._random(unit, units) for unit in units}
         every = sorted({*units, *(other for of in drawn.values() for other in of)})
         signs = {unit: self.sign(concept.word, unit) for unit in every}
         of_half = {half: self._seen(half, every, signs, tick) for half in HALVES}
         true, why = self._true(concept)
         groups = [unit_of_prompt(prompt) for prompt in self.prompts["test"]]
-        rows, masks = {}, {}
+        rows: Columns = {}
+        shown: dict[Unit, list[Shown]] = {}
         for unit in units:
             own: Overlap | None = None
             ratios: list[float] = []
@@ -64,10 +74,10 @@ class Reader:
             rows[unit] = _columns(own, ratios, why) | self._domains(of_half["test"][unit]) | {
                 "images": [self.prompts["test"][k].image for k, _ in top], "patches": [at for _, at in top],
             }  # fmt: skip
-            masks[unit] = [(self.prompts["test"][k], of_half["test"][unit].values[k], limit) for k, _ in top]
-        return rows, masks
+            shown[unit] = [Shown(self.prompts["test"][k], of_half["test"][unit].values[k], limit) for k, _ in top]
+        return rows, shown
 
-    def _seen(self, half: str, units: Sequence[Unit], signs: Mapping[Unit, float], tick: Callable[[], None]) -> dict[Unit, Seen]:
+    def _seen(self, half: str, units: Sequence[Unit], signs: Mapping[Unit, float], tick: Tick) -> dict[Unit, Seen]:
         """Some images at a time."""
         found = {unit: Seen([], []) for unit in units}
         for begin in range(0, len(self.prompts[half]), CHUNK):
