@@ -129,8 +129,8 @@ TABLES: dict[str, dict[str, Any]] = {
         "said_before": pl.Float64,  # share of samples to which the word is the likeliest answer
         "said_after": pl.Float64,
         "images": pl.Int32,
-        "random": pl.Float64,  # the same for as many units of the same layers, drawn at random: mean, and the one draw that does most
-        "random_most": pl.Float64,
+        "random": pl.Float64,  # the same for as many units of the same layers, drawn at random: mean
+        "random_most": pl.Float64,  # and the one draw that does most
         "draws": pl.Int32,
         "p": pl.Float64,  # how likely random units do as much
         "beyond": pl.Float64,  # what the units do beyond that draw, in the expected direction, and the interval's lower end

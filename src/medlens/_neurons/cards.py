@@ -118,14 +118,8 @@ def card(
 ) -> dict[str, Any]:  # fmt: skip
     """A row of the table `cards`."""
     text = {} if heard is None else {"text": heard.own, "text_others": heard.others, "text_p": heard.p}
-    row = {
-        "concept": concept.word,
-        "layer": unit[0],
-        "unit": unit[1],
-        **columns,
-        **text,
-        **written(reader.model, unit, reader.names),
-    }
+    row = {"concept": concept.word, "layer": unit[0], "unit": unit[1], **columns, **text}
+    row |= written(reader.model, unit, reader.names)
     return row | {"verdict": verdict(known and does(zero), does(resample), heard is not None and heard.p <= LEVEL)}
 
 

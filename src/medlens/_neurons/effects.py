@@ -82,10 +82,8 @@ class Effects:
         which = self.bench.which(self.concept, change.true)
         if change.run in (self.resample.run, self.put_in.run):
             which = [k for k in which if (self.concept.word, k) in self.bench.donors]
-        row: dict[str, Any] = {
-            "concept": self.concept.word, "of": of, "unit": f"{units[0][0]}.{units[0][1]}" if of == "unit" else None, "units": len(units),
-            "change": change.name, "word": self.concept.word, "true": change.true, "note": "",
-        }  # fmt: skip
+        row = self._begun(of, units, change.name, self.concept.word, change.true)
+        row["unit"] = "{}.{}".format(*units[0]) if of == "unit" else None
         if not change.true:  # as many as there are of the other kind: they are many
             which = which[: len(self.bench.which(self.concept, True))]
         if which:
@@ -102,24 +100,21 @@ class Effects:
         for column, other in enumerate(self.bench.concepts):
             if column != self.column:
                 which = self.bench.which(other, True)
-                row = {
-                    "concept": self.concept.word,
-                    "of": "others",
-                    "unit": None,
-                    "units": len(units),
-                    "change": "zero",
-                    "note": "",
-                }
-                row |= {"word": other.word, "true": True}
+                row = self._begun("others", units, "zero", other.word, True)
                 self.rows.append(row | self._measured(which, self.zero.run(units, which), column))
+
+    def _begun(self, of: str, units: Sequence[Unit], change: str, word: str, true: bool) -> dict[str, Any]:
+        about = {"concept": self.concept.word, "of": of, "units": len(units), "change": change}
+        return about | {"word": word, "true": true, "note": ""}
 
     def _measured(self, which: Sequence[int], after: Odds, column: int) -> dict[str, Any]:
         before = self.bench.before
         change = after.value[:, column] - before.value[which, column]
         mean, interval = self._mean(change, which)
+        said = (before.said[which, column], after.said[:, column])
         return {
             "before": float(before.value[which, column].mean()), "value": mean, "low": interval.low, "high": interval.high,
-            "said_before": float(before.said[which, column].double().mean()), "said_after": float(after.said[:, column].double().mean()),
+            "said_before": float(said[0].double().mean()), "said_after": float(said[1].double().mean()),
             "images": len({self.bench.units[k] for k in which}),
         }  # fmt: skip
 

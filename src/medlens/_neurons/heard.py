@@ -41,10 +41,10 @@ class Texts:
         self.words: list[str] = []
         self._prompts: list[Prompt] = []
         for word in [*concepts, *_others(model, concepts, draw)]:
-            made = [_ending(model, carrier, word) for carrier in carriers]
-            if all(made):
+            made = [prompt for carrier in carriers if (prompt := _ending(model, carrier, word)) is not None]
+            if len(made) == len(carriers):
                 self.words.append(word)
-                self._prompts += made  # pyright: ignore[reportOperatorIssue]
+                self._prompts += made
         self._each = len(carriers)
 
     def heard(self, units: Sequence[Unit], signs: Mapping[tuple[str, Unit], float]) -> dict[tuple[str, Unit], Heard]:

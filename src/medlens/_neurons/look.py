@@ -108,7 +108,7 @@ def overlap(
 
     names = list(dict.fromkeys(group for group, *_ in pairs))
     interval = jackknife(ratio(None), [ratio(name) for name in names] if len(names) > 1 else [])
-    own, best = (float(np.mean([pair[k] for pair in pairs])) for k in (1, 2))
+    own, best = (float(np.mean(of)) for of in ([own for _, own, _ in pairs], [best for *_, best in pairs]))
     return Overlap(own, best, own / best, interval, quantile, tried[quantile], len(pairs))
 
 

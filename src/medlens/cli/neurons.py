@@ -15,12 +15,8 @@ from medlens.cli import options
 def command(
     model: options.ModelName = "phantom",
     data: options.DataName = "phantom",
-    concept: Annotated[
-        str | None, typer.Option(help="A word, true where it is the answer (with --by: where that says it).")
-    ] = None,
-    by: Annotated[
-        str | None, typer.Option(help="A field or tag, such as modality or finding: each of its values is a word.")
-    ] = None,
+    concept: Annotated[str | None, typer.Option(help="A word; true where it is the answer, or what --by says.")] = None,
+    by: Annotated[str | None, typer.Option(help="A field or tag, such as modality or finding, whose values are words.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/neurons"),
     cards: Annotated[int, typer.Option(help="Of each word so many units are looked at one by one.")] = 5,
     draws: Annotated[int, typer.Option(help="Of layer-matched random units, which the top 1 % are compared with.")] = 100,

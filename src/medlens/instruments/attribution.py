@@ -115,10 +115,7 @@ class _Sums:
 def _folded_rows(model: Model, words: Sequence[int]) -> dict[int, Tensor]:
     """The head's row of each word, with the final norm's weight in it, (d,)."""
     with model.here("norm", "head"):
-        head = Unembedding(model)
-        return {
-            word: rows[word - begin].clone()
-            for begin, rows in head.rows(folded=True)
-            for word in words
-            if 0 <= word - begin < len(rows)
-        }
+        found: dict[int, Tensor] = {}
+        for begin, rows in Unembedding(model).rows(folded=True):
+            found |= {word: rows[word - begin].clone() for word in words if 0 <= word - begin < len(rows)}
+    return found
