@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -10,7 +10,7 @@ from random import Random
 from medlens.errors import BadInput
 from medlens.instruments.attribution import Place
 from medlens.models.base import Model
-from medlens.models.words import word_id
+from medlens.models.words import first_id, word_id
 from medlens.types import Sample
 from medlens.walk.cases import Prompt
 from medlens.walk.subgroups import values_of
@@ -24,7 +24,8 @@ NOTHING = ("none", "no", "nothing", "normal")  # values of a tag that name nothi
 
 @dataclass(frozen=True)
 class Concept:
-    """A word, its token, and of each sample (id) that is looked at whether it is true. asked: the types of question that it is an
+    """A word, its token (the first one, where `by` gives a word of several), and of each sample (id) that is looked at whether it is
+    true. asked: the types of question that it is an
     answer to; empty where it is the answer to none: it is then followed behind every question."""
 
     word: str
@@ -38,8 +39,9 @@ def concepts_of(
 ) -> tuple[list[Concept], list[str]]:  # fmt: skip
     """The concepts, and why values of `by` are none.
 
-    by: each value of this field or tag that is one word of the vocabulary; "finding" also finds what data call a lesion. concept:
-    this word alone; without `by` it is true where it is the answer, and false where another one is.
+    by: each value of this field or tag that is one word; a word of several tokens is followed by its first, unless others begin with
+    the same; "finding" also finds what data call a lesion. concept:
+    this word alone, which one token must say; without `by` it is true where it is the answer, and false where another one is.
     Raises BadInput for a word that no one token says, for too few images, and where nothing is left to look for.
     """
     samples = [prompt.sample for prompt in prompts]
@@ -49,20 +51,30 @@ def concepts_of(
             raise BadInput("what is looked for? give concept (a word) or by (a field or tag, such as 'modality')")
         return [_checked(_by_answer(model, samples, concept), image_of)], []
     value_of = {sample: value for value, ids in values_of(samples, _field(samples, by)).items() for sample in ids}
-    values = list(dict.fromkeys(value_of.values())) if concept is None else [concept]
+    if concept is not None:
+        return [_checked(_by_value(samples, concept, word_id(model, concept), value_of), image_of)], []
     found, left = [], []
-    for value in sorted(values):
-        if concept is None and value.casefold() in NOTHING:
-            continue
+    values = sorted({value for value in value_of.values() if value.casefold() not in NOTHING})
+    for value, token in _tokens(model, values).items():
         try:
-            found.append(_checked(_by_value(model, samples, value, value_of), image_of))
+            if isinstance(token, str):
+                raise BadInput(token)
+            found.append(_checked(_by_value(samples, value, token, value_of), image_of))
         except BadInput as e:
-            if concept is not None:
-                raise
             left.append(str(e))
     if not found:
         raise BadInput(f"nothing to look for by {by}: {'; '.join(left) or 'no value names anything'}")
     return found, left
+
+
+def _tokens(model: Model, values: Sequence[str]) -> dict[str, int | str]:
+    """The token of each value, or why there is none."""
+    first = {value: first_id(model, value) for value in values if len(value.split()) == 1}
+    shared = [token for token, n in Counter(first.values()).items() if n > 1]
+    found: dict[str, int | str] = {value: f"{value!r} is more than one word" for value in values}
+    for value, token in first.items():
+        found[value] = f"{value!r} begins with the same token as another value" if token in shared else token
+    return found
 
 
 def places_of(prompts: Sequence[Prompt], concepts: Sequence[Concept], seed: int) -> dict[int, dict[str, Place]]:
@@ -100,12 +112,8 @@ def _by_answer(model: Model, samples: Sequence[Sample], word: str) -> Concept:
     return Concept(word, token, {s.id: said[s.id] for s in samples if s.question_type in asked and s.id in said}, asked)
 
 
-def _by_value(model: Model, samples: Sequence[Sample], word: str, value_of: Mapping[str, str]) -> Concept:
+def _by_value(samples: Sequence[Sample], word: str, token: int, value_of: Mapping[str, str]) -> Concept:
     """True where the value is the word, false where it says another; samples whose value says it and more are left out."""
-    try:
-        token = word_id(model, word)
-    except BadInput:
-        token = word_id(model, word.lower())
     true = {s: _same(value, word) for s, value in value_of.items() if _same(value, word) or word not in value.split()}
     asked = _asked(samples, word, true)
     kept = {s.id: true[s.id] for s in samples if s.id in true and (not asked or s.question_type in asked)}
