@@ -23,6 +23,7 @@ from medlens._neurons.prove import Bench
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens.budget import Meter
 from medlens.errors import BadInput
+from medlens.findings import Findings
 from medlens.models import Model
 from medlens.plan import Plan
 from medlens.report.neurons import write_neurons
@@ -96,9 +97,10 @@ class _Job:
         self.scratch, self.watcher, self.seed = scratch, watcher, prepared.plan.seed
         self.tables: dict[str, list[dict[str, Any]]] = {"neurons": [], "effects": [], "cards": []}
         self.pictures: dict[str, bytes] = {}
-        self.told: dict[str, Any] = {"known": {}}
         self.prompts = [p for p in prepared.prompts if any(p.sample.id in c.true for c in concepts)]
         self.places = places_of(self.prompts, concepts, self.seed)
+        tested = {s for of in self.places.values() for s, place in of.items() if place.half == "test"}
+        self.told: dict[str, Any] = {"known": {}, "test": [p.sample.id for p in self.prompts if p.sample.id in tested]}
 
     def run(self) -> None:
         model, concepts, watcher = self.prepared.model, self.concepts, self.watcher
@@ -153,7 +155,8 @@ class _Job:
     def write(self, folder: Path) -> None:
         shown, intake = {prompt.sample.id for prompt in self.prompts}, self.prepared.intake
         unused = {sample.id: "" for sample in intake.samples if sample.id not in shown}
-        _record.write_tables(folder, intake.without(unused), [None] * len(self.prompts))
+        _record.write_tables(folder, intake.without(unused), [None] * len(self.prompts), Findings())
+        store.write_table(folder, "claims", [])
         for name, rows in self.tables.items():
             known = store.TABLES[name]
             store.write_table(folder, name, [{k: row.get(k) for k in known} for row in rows])

@@ -24,9 +24,9 @@ NOTHING = ("none", "no", "nothing", "normal")  # values of a tag that name nothi
 
 @dataclass(frozen=True)
 class Concept:
-    """A word, its token (the first one, where `by` gives a word of several), and of each sample (id) that is looked at whether it is
-    true. asked: the types of question that it is an
-    answer to; empty where it is the answer to none: it is then followed behind every question."""
+    """A word, its token (the first one, where `by` gives a word of several), and of each sample (id) that is looked at whether it
+    is true. asked: the types of question that it is an answer to; empty where it is the answer to none: it is then followed behind
+    every question."""
 
     word: str
     id: int
@@ -39,9 +39,9 @@ def concepts_of(
 ) -> tuple[list[Concept], list[str]]:  # fmt: skip
     """The concepts, and why values of `by` are none.
 
-    by: each value of this field or tag that is one word; a word of several tokens is followed by its first, unless others begin with
-    the same; "finding" also finds what data call a lesion. concept:
-    this word alone, which one token must say; without `by` it is true where it is the answer, and false where another one is.
+    by: each value of this field or tag that is one word; one of several tokens is followed by its first, unless others begin with
+    the same. "finding" also finds what data call a lesion. concept: this word alone, which one token must say; without `by` it is
+    true where it is the answer, and false where another one is.
     Raises BadInput for a word that no one token says, for too few images, and where nothing is left to look for.
     """
     samples = [prompt.sample for prompt in prompts]

@@ -38,19 +38,18 @@ class Again:
         model = self.model
         begin = model.depth if begin is None else begin
         chosen = range(len(self.walkers)) if which is None else which
-        for b in range(begin, model.depth if end is None else end):
-            room = self._once if b == begin else self._again
-            with hooks.evaluation(model.module), model.here(b):
-                for k in chosen:
-                    self._again.put(b + 1, k, through(model, b, self._once.fetch(("way", k)), room.get(b, k)))
-            self._again.forget(b)
-        if end is None:
-            self._finish(finish, self._once if begin == model.depth else self._again, chosen)
-            end = model.depth
-        self._again.forget(end)
+        with hooks.evaluation(model.module):
+            for b in range(begin, model.depth if end is None else end):
+                room = self._once if b == begin else self._again
+                with model.here(b):
+                    for k in chosen:
+                        self._again.put(b + 1, k, through(model, b, self._once.fetch(("way", k)), room.get(b, k)))
+                self._again.forget(b)
+            if end is None:
+                self._finish(finish, self._once if begin == model.depth else self._again, chosen)
+        self._again.forget(model.depth if end is None else end)
 
     def _finish(self, finish: Finish, room: Files, chosen: Sequence[int]) -> None:
-        model = self.model
-        with hooks.evaluation(model.module), model.here("norm"):
+        with self.model.here("norm"):
             for k in chosen:
-                finish(self.walkers[k], model.norm(room.get(model.depth, k)[None])[0])
+                finish(self.walkers[k], self.model.norm(room.get(self.model.depth, k)[None])[0])
