@@ -72,7 +72,7 @@ class Reader:
             limit = threshold(of_half["discovery"][unit].values, PLAIN) if own is None else own.threshold
             top = _top(of_half["test"][unit])
             rows[unit] = _columns(own, ratios, why) | self._domains(of_half["test"][unit]) | {
-                "images": [self.prompts["test"][k].image for k, _ in top], "patches": [at for _, at in top],
+                "images": [_name(self.prompts["test"][k]) for k, _ in top], "patches": [at for _, at in top],
             }  # fmt: skip
             shown[unit] = [Shown(self.prompts["test"][k], of_half["test"][unit].values[k], limit) for k, _ in top]
         return rows, shown
@@ -143,6 +143,10 @@ def _top(test: Seen) -> list[tuple[int, int]]:
     """The images with the largest activations, and the patch of each."""
     order = sorted(range(len(test.values)), key=lambda k: -float(test.values[k].max()))
     return [(k, int(test.values[k].argmax())) for k in order[:SHOWN]]
+
+
+def _name(prompt: Prompt) -> str:
+    return prompt.sample.image_id or prompt.image
 
 
 def _columns(own: Overlap | None, ratios: Sequence[float], why: str) -> dict[str, Any]:
