@@ -33,6 +33,7 @@ from medlens.walk.cases import Prompt, cases
 from medlens.walk.units import Names, check_names
 
 CARDS, DRAWS = 5, 100
+OTHER = "other"  # domain of images of which none of the words is true
 PHANTOM_SAMPLES = 2_400  # of all kinds of question: on some 400 slices
 
 
@@ -69,7 +70,10 @@ def neurons(
     with Meter() as meter, explained(out):
         prepared = prepare(model, samples, plan, watcher)
         check_names(prepared.model, Names(*names))
-        concepts, left = concepts_of(prepared.model, prepared.prompts, concept, by)
+        shown = [prompt for prompt in prepared.prompts if "image" in prompt.tokens.groups]
+        if not shown:
+            raise BadInput(f"units are looked for in what is seen; none of {len(prepared.prompts)} samples has an image")
+        concepts, left = concepts_of(prepared.model, shown, concept, by)
         asked = json.dumps([concept, by, cards, draws, list(names)])
         identity = prepared.identity | {"neurons": hashlib.sha256(asked.encode()).hexdigest()[:16]}
         if (done := store.finished(out, identity)) is not None:
@@ -80,7 +84,13 @@ def neurons(
             job.run()
             with work.becoming(out) as folder:
                 job.write(folder)
-                told = {"by": by, "concepts": [_told(c) for c in concepts], "left": left, "cards": cards, "draws": draws} | job.told
+                told = {
+                    "by": by,
+                    "concepts": [_told(prepared.model, c) for c in concepts],
+                    "left": left,
+                    "cards": cards,
+                    "draws": draws,
+                } | job.told
                 seconds = {"walking": round(time.monotonic() - began, 2)}
                 store.write_manifest(folder, _manifest(prepared, identity, seconds, meter.peak) | {"neurons": told})
                 write_neurons(folder)
@@ -150,7 +160,8 @@ class _Job:
         named = {p.image: str(m) for p in self.prompts if (m := p.sample.tags.get("modality")) is not None}
         if len(set(named.values())) > 1:
             return named
-        return {p.image: c.word for p in self.prompts for c in self.concepts if c.true.get(p.sample.id)}
+        true = {p.image: c.word for p in self.prompts for c in self.concepts if c.true.get(p.sample.id)}
+        return {p.image: true.get(p.image, OTHER) for p in self.prompts}
 
     def write(self, folder: Path) -> None:
         shown, intake = {prompt.sample.id for prompt in self.prompts}, self.prepared.intake
@@ -171,10 +182,10 @@ def _check(plan: Plan, cards: int, draws: int) -> None:
         raise BadInput(f"at least 1 card and {FEW} draws (fewer cannot tell anything at 5 %); got {cards} and {draws}")
 
 
-def _told(concept: Concept) -> dict[str, Any]:
-    return {
-        "word": concept.word, "true": sum(concept.true.values()), "samples": len(concept.true), "asked": list(concept.asked),
-    }  # fmt: skip
+def _told(model: Model, concept: Concept) -> dict[str, Any]:
+    (token,) = model.tokenizer.convert_ids_to_tokens([concept.id])
+    true, samples = sum(concept.true.values()), len(concept.true)
+    return {"word": concept.word, "token": token, "true": true, "samples": samples, "asked": list(concept.asked)}
 
 
 def _manifest(prepared: Prepared, identity: dict[str, str], seconds: dict[str, float], peak: int) -> dict[str, Any]:
