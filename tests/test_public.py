@@ -60,6 +60,7 @@ NAMES = [
     "open_run",
     "participation_ratio",
     "phantom",
+    "neurons",
     "probe",
     "read",
     "self_similarity",

@@ -11,7 +11,7 @@ from medlens import hooks
 from medlens._units import QUESTION
 from medlens.errors import BadInput, BadModel
 from medlens.estimates.unit_words import Vocabulary
-from medlens.instruments.units import CONVENTIONS, Names, Units
+from medlens.instruments.units import CONVENTIONS, Units
 from medlens.measures.units import NONE, decode, strongest, varies
 from medlens.models.unembedding import Unembedding
 from medlens.plan import Plan
@@ -20,6 +20,7 @@ from medlens.walk.forward import prepare
 from medlens.walk.reverse import Traced, reverse
 from medlens.walk.room import Room
 from medlens.walk.target import EveryLogit, Target, Word
+from medlens.walk.units import Names
 
 GOLDEN = Path(__file__).parent / "golden" / "llava_med"
 IMAGES = ("wide_rgb.png", "square_rgb.png", "wide_gray.png")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from medlens._merge import study_shard as study_shard
     from medlens._neighbours import Neighbours as Neighbours
     from medlens._neighbours import neighbours as neighbours
+    from medlens._neurons import neurons as neurons
     from medlens._probe import probe as probe
     from medlens._study import forecast as forecast
     from medlens._study import study as study
@@ -71,6 +72,7 @@ _HOMES = {
     "medlens._lens": ("lens",),
     "medlens._merge": ("merge", "study_shard"),
     "medlens._neighbours": ("Neighbours", "neighbours"),
+    "medlens._neurons": ("neurons",),
     "medlens._probe": ("probe",),
     "medlens._study": ("forecast", "study"),
     "medlens._tune": ("load_lens", "train_lens"),

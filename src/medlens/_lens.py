@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isqrt
@@ -23,6 +22,7 @@ from medlens.models import Model, load
 from medlens.models.prompt import read
 from medlens.models.unembedding import Unembedding
 from medlens.models.values import handed_on
+from medlens.models.words import word_id
 from medlens.types import Sample
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.forward import prepare, walk
@@ -31,7 +31,6 @@ from medlens.walk.generate import Decoding, answers
 LONGEST = 16  # tokens of an answer that is generated: the lens follows its first
 RIVALS_SHOWN = 4
 OF = {"states": "states", "values": "blocks"}  # what is read, and what its layers are
-SPACES = ("▁", "Ġ")  # how tokenizers write the space in front of a word
 
 
 def lens(
@@ -83,20 +82,6 @@ def _layers(model: Model, layers: Sequence[int] | None, count: int, what: str) -
     if wrong or not chosen:
         raise BadInput(f"the {what} of {model.name} are 0 to {count - 1}; got layer {wrong[0] if wrong else 'none'}")
     return tuple(sorted(set(chosen)))
-
-
-def word_id(model: Model, word: str) -> int:
-    """The token that says a word, with the space in front of it where there is such a token. Raises BadInput, with the nearest
-    words, where no one token does."""
-    known = model.tokenizer.get_vocab()
-    limit = Unembedding(model).words
-    for written in (*(mark + word for mark in SPACES), word):
-        if known.get(written, limit) < limit:
-            return known[written]
-    plain = sorted({text.lstrip("".join(SPACES)) for text in known if text not in model.control_tokens} - {""})
-    near = difflib.get_close_matches(word, plain, 5, 0.5) or difflib.get_close_matches(word.lower(), plain, 5, 0.3)
-    offer = f"; nearest words: {', '.join(near)}" if near else ""
-    raise BadInput(f"no token of {model.name} says {word!r} alone{offer}")
 
 
 def _answered(model: Model, asked: Prompt, answer: str | None) -> tuple[Prompt, str, int, int]:

@@ -21,7 +21,6 @@ from medlens.errors import BadInput, CannotWrite
 from medlens.findings import Findings
 from medlens.instruments.lens import Reader
 from medlens.instruments.own import own_measures
-from medlens.instruments.units import check_names
 from medlens.models import Model
 from medlens.plan import Plan
 from medlens.report import write_report
@@ -33,6 +32,7 @@ from medlens.walk.layout import Layout, layout_of
 from medlens.walk.room import Files
 from medlens.walk.shares import shares
 from medlens.walk.subgroups import refuse_subgroups, subgroups_of
+from medlens.walk.units import check_names
 
 
 def study(

@@ -15,7 +15,7 @@ from medlens import store
 from medlens.errors import BadInput
 from medlens.estimates.unit_words import Vocabulary, Words
 from medlens.findings import Occurrence, UnitWord
-from medlens.instruments.units import CONVENTIONS, Names, Units, check_names
+from medlens.instruments.units import CONVENTIONS, Units
 from medlens.measures.lens import likeliest
 from medlens.models import Model, load
 from medlens.models.prompt import read
@@ -26,6 +26,7 @@ from medlens.walk.forward import prepare, steps
 from medlens.walk.reverse import steps_back
 from medlens.walk.room import Files
 from medlens.walk.target import Aim, EveryLogit, Target, Word
+from medlens.walk.units import Names, check_names
 
 QUESTION, BEGUN = "What is on the image?", "The image is a"  # the study's; the template closes what was begun
 EVERY = 5  # blocks 5, 10, ...

@@ -13,6 +13,8 @@ from medlens.errors import BadModel
 
 TINY = 20_000_000  # parameters
 
+Keep = Callable[[Tensor], Tensor]  # a tensor to the part of it that is wanted
+
 
 class Call(NamedTuple):
     """What a module is called with; of a block, everything but the hidden state."""
@@ -60,12 +62,12 @@ def stand_ins(decoder: nn.Module) -> Iterator[list[_StandIn]]:
 
 
 @contextmanager
-def outputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect what the modules return, in the order in which they are called; of a tuple, its first part."""
+def outputs_of_each(modules: Sequence[nn.Module], keep: Keep = lambda whole: whole) -> Iterator[list[Tensor]]:
+    """Collect what the modules return, or what `keep` makes of it, in the order of the calls; of a tuple, its first part."""
     collected: list[Tensor] = []
 
     def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        collected.append(output[0] if isinstance(output, tuple) else output)
+        collected.append(keep(output[0] if isinstance(output, tuple) else output))
 
     with ExitStack() as stack:
         for module in modules:
@@ -74,12 +76,12 @@ def outputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def inputs_of_each(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect the first argument of every call of the modules, in the order of the calls."""
+def inputs_of_each(modules: Sequence[nn.Module], keep: Keep = lambda whole: whole) -> Iterator[list[Tensor]]:
+    """Collect the first argument of every call of the modules, or what `keep` makes of it, in the order of the calls."""
     collected: list[Tensor] = []
 
     def note(_module: nn.Module, inputs: Any) -> None:
-        collected.append(inputs[0])
+        collected.append(keep(inputs[0]))
 
     with ExitStack() as stack:
         for module in modules:

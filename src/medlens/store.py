@@ -107,6 +107,74 @@ TABLES: dict[str, dict[str, Any]] = {
         "images": pl.Int64,
         "note": pl.String,
     },
+    "neurons": {  # units ranked by what a word would lose without them, best first
+        "concept": pl.String,
+        "rank": pl.Int32,  # by `score`
+        "layer": pl.Int32,  # the block
+        "unit": pl.Int32,
+        "score": pl.Float64,  # gradient x activation, over all tokens, for the word's log-odds; mean where it is true
+        "score_low": pl.Float64,
+        "score_high": pl.Float64,
+        "contrast": pl.Float64,  # that, less the mean where it is false
+        "contrast_low": pl.Float64,
+        "contrast_high": pl.Float64,
+        "test_score": pl.Float64,  # the same on the other half of the images
+        "test_score_low": pl.Float64,
+        "test_score_high": pl.Float64,
+        "test_contrast": pl.Float64,
+        "test_contrast_low": pl.Float64,
+        "test_contrast_high": pl.Float64,
+        "image": pl.Float64,  # the part of `score` that comes from image tokens
+        "direct": pl.Float64,  # activation x (what it writes . the word's row of the head), where the word is predicted
+    },
+    "effects": {  # of changing units, on test images
+        "concept": pl.String,
+        "of": pl.String,  # top (1 % of all units), dose (another share), unit (one), others (top, on images of other words)
+        "unit": pl.String,  # "12.431", of a single one
+        "units": pl.Int32,
+        "change": pl.String,  # zero, mean, resample, double, put in
+        "word": pl.String,  # whose log-odds
+        "true": pl.Boolean,  # on images of which that word is true, or false
+        "before": pl.Float64,  # its mean log-odds before
+        "value": pl.Float64,  # how they change, with its interval
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "said_before": pl.Float64,  # share of samples to which the word is the likeliest answer
+        "said_after": pl.Float64,
+        "images": pl.Int32,
+        "random": pl.Float64,  # the same for as many units of the same layers, drawn at random: mean
+        "random_most": pl.Float64,  # and the one draw that does most
+        "draws": pl.Int32,
+        "p": pl.Float64,  # how likely random units do as much
+        "beyond": pl.Float64,  # what the units do beyond that draw, in the expected direction, and the interval's lower end
+        "beyond_low": pl.Float64,
+        "note": pl.String,
+    },
+    "cards": {  # single units, looked at
+        "concept": pl.String,
+        "layer": pl.Int32,
+        "unit": pl.Int32,
+        "verdict": pl.String,  # multimodal, visual only, textual only, neither image nor text, not causal
+        "raises": pl.List(pl.String),  # the words that it writes, most first
+        "lowers": pl.List(pl.String),
+        "iou": pl.Float64,  # of its masks with the word's regions, on test images
+        "iou_best": pl.Float64,  # what cells can reach
+        "iou_ratio": pl.Float64,
+        "iou_low": pl.Float64,
+        "iou_high": pl.Float64,
+        "iou_random": pl.Float64,  # ratio of units of the same layer drawn at random: their mean
+        "quantile": pl.Float64,  # above which patches are in the mask
+        "text": pl.Float64,  # activation at the word in texts without image, and the mean at other words
+        "text_others": pl.Float64,
+        "text_p": pl.Float64,
+        "domains": pl.List(pl.String),
+        "active": pl.List(pl.Float64),  # of each domain, the share of image tokens at which its gate is open
+        "entropy": pl.Float64,  # of these, in nats
+        "images": pl.List(pl.String),  # of the test half, where it is most active
+        "patches": pl.List(pl.Int32),  # and the patch of each
+        "pictures": pl.List(pl.String),  # relative to the run
+        "note": pl.String,
+    },
     "claims": {  # verdicts, one a line: see `medlens.claims`
         "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
         "sentence": pl.String,  # of the published study; empty for the user's own
@@ -201,6 +269,21 @@ class Run:
     def unit_words(self) -> pl.DataFrame:
         """The most frequent of these over all images, with intervals and nulls."""
         return self._table("unit_words")
+
+    @cached_property
+    def neurons(self) -> pl.DataFrame:
+        """Units ranked for words, one a row."""
+        return self._table("neurons")
+
+    @cached_property
+    def effects(self) -> pl.DataFrame:
+        """What changing units does, one change a row."""
+        return self._table("effects")
+
+    @cached_property
+    def cards(self) -> pl.DataFrame:
+        """Single units, looked at."""
+        return self._table("cards")
 
     @cached_property
     def claims(self) -> pl.DataFrame:

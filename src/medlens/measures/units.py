@@ -82,3 +82,13 @@ def _varies(observed: float, expected: float, as_much: int, draws: int, images: 
     why = "the count is the same however the images are shuffled"
     ratio = Value(observed / expected, images) if expected > 0 else Value.undefined(images, why)
     return Varies(ratio, Value((1 + as_much) / (1 + draws), images))
+
+
+def domain_entropy(active: Tensor) -> Tensor:
+    """Domain activation probability entropy, (units,), in nats: of the probabilities (domains, units) with which each unit is
+    active in each domain, made to sum to 1 over the domains. 0: active in one domain alone; log(domains): in all alike. NaN for a
+    unit that is never active. Source: Huo et al. 2024, MMNeuron: Discovering Neuron-Level Domain-Specific Interpretation in
+    Multimodal Large Language Models."""
+    total = active.double().sum(0)
+    p = active.double() / total
+    return torch.where(total > 0, -torch.xlogy(p, p).sum(0), torch.nan)

@@ -76,7 +76,36 @@ class EveryLogit:
         return logits.sum()
 
 
-Aim = Target | EveryLogit
+@dataclass(frozen=True)
+class LogOdds:
+    """y = log p - log(1 - p) of one word: its logit less the log-sum-exp of all others.
+
+    Unlike a log-probability its gradient does not fade where the model is sure of the word, so that images weigh alike.
+    """
+
+    word: Word
+    branch: int = 0
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return (self.word,)
+
+    @property
+    def behind(self) -> list[int]:
+        return [self.word.after]
+
+    def of(self, logits: Tensor) -> Tensor:
+        """From the logits (1, V) behind its position, in float64."""
+        return log_odds(logits[0].double(), self.word.id)
+
+
+def log_odds(logits: Tensor, word: int) -> Tensor:
+    """log p - log(1 - p) of a word, from logits (..., V): (...)."""
+    others = torch.cat([logits[..., :word], logits[..., word + 1 :]], -1)
+    return logits[..., word] - others.logsumexp(-1)
+
+
+Aim = Target | EveryLogit | LogOdds
 
 
 def next_word(case: Case, token: int, against: int | None = None, branch: int = 0) -> Target:
