@@ -160,3 +160,15 @@ def test_ids_must_be_unique():
     twice = [medlens.Sample(image=Image.fromarray(GREY), question="what ?", id="a")] * 2
     with pytest.raises(BadData, match="'a'"):
         take_in(twice)
+
+
+def test_a_heatmap_is_laid_on_the_image_cell_by_cell():
+    boxes = np.array([[0, 0, 4, 2], [4, 0, 8, 2], [0, 2, 4, 5], [4, 2, 8, 5], [np.nan] * 4])  # the lower row reaches into padding
+    shown = medlens.Heatmap("some", "yes", np.array([1.0, 2, 3, 4, 99]), boxes, (4, 8)).on_image()
+    assert shown.tolist() == [[1] * 4 + [2] * 4] * 2 + [[3] * 4 + [4] * 4] * 2
+
+
+def test_where_boxes_of_a_heatmap_lie_upon_each_other_it_is_their_mean_and_nothing_where_there_is_none():
+    boxes = np.array([[0, 0, 2, 2], [1, 0, 2, 2]], float)
+    shown = medlens.Heatmap("some", "yes", np.array([1.0, 3]), boxes, (2, 3)).on_image()
+    np.testing.assert_array_equal(shown, [[1, 2, np.nan]] * 2)

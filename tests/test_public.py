@@ -14,6 +14,7 @@ NAMES = [
     "Comparison",
     "Forecast",
     "Forward",
+    "Heatmap",
     "LensReading",
     "MEASURES",
     "MedlensError",

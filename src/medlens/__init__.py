@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from medlens.store import Run as Run
     from medlens.store import open_run as open_run
     from medlens.types import Answer as Answer
+    from medlens.types import Heatmap as Heatmap
     from medlens.types import Region as Region
     from medlens.types import Sample as Sample
     from medlens.types import Tokens as Tokens
@@ -92,7 +93,7 @@ _HOMES = {
     "medlens.models.base": ("Model",),
     "medlens.plan": ("Plan",),
     "medlens.store": ("Run", "open_run"),
-    "medlens.types": ("Answer", "Region", "Sample", "Tokens", "Value"),
+    "medlens.types": ("Answer", "Heatmap", "Region", "Sample", "Tokens", "Value"),
     "medlens.walk.forward": ("Forward", "forward"),
     "medlens.walk.generate": ("answer",),
 }  # fmt: skip

@@ -172,6 +172,43 @@ class Tokens:
         return [i for i, g in enumerate(self.groups) if group in (g, "all")]
 
 
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """What one method says of one target: a number for each of an image's tokens, and where each token lies on the original image.
+
+    method: its name. target: what was explained, for a reader. values: (tokens,) float64; larger speaks more for the target.
+    boxes: (tokens, 4) left, top, right, bottom of each token, in pixels of the original image: parts of a box may lie outside it
+    (where the model pads), and all four are NaN for a token without a place (a separator of rows). size: (height, width) of the
+    original image. layer: the block that it was read at; None for methods that have none.
+    """
+
+    method: str
+    target: str
+    values: np.ndarray
+    boxes: np.ndarray
+    size: tuple[int, int]
+    layer: int | None = None
+    note: str = ""
+
+    def on_image(self) -> np.ndarray:
+        """(height, width): at each pixel the mean of the tokens whose boxes hold its middle; NaN where there is none. Never
+        interpolated: a token is one number for all that it covers."""
+        height, width = self.size
+        total, count = np.zeros(self.size), np.zeros(self.size)
+        for value, (left, top, right, bottom) in zip(self.values, self.boxes, strict=True):
+            if not np.isnan(left):
+                rows, columns = _middles(top, bottom, height), _middles(left, right, width)
+                total[rows, columns] += value
+                count[rows, columns] += 1
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _middles(begin: float, end: float, size: int) -> slice:
+    """The pixels whose middles lie in begin <= x < end."""
+    first, last = (int(np.clip(np.ceil(edge - 0.5), 0, size)) for edge in (begin, end))
+    return slice(first, last)
+
+
 class Value(float):
     """A measured number that knows how many rows it stands on and, where it is undefined (NaN), why."""
 
