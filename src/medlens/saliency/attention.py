@@ -53,7 +53,7 @@ class Choices:
         return [name for name, on in vars(self).items() if on]
 
 
-def weighted(attention: Tensor, gradient: Tensor, choices: Choices = Choices()) -> Tensor:  # noqa: B008 (frozen)
+def weighted(attention: Tensor, gradient: Tensor, choices: Choices = Choices()) -> Tensor:
     """(T, T) from attention weights and their gradients, (heads, T, T) each."""
     if choices.maximum:
         product = attention.max(0).values * gradient.max(0).values

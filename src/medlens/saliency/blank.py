@@ -37,7 +37,9 @@ def entered(model: Model, asked: Asked) -> Entered:
         own, steps = _enter(model, asked.case)
         blank, _ = _enter(model, other)
     if any(step.added is not None for step in steps):
-        raise BadModel(f"{model.name}: {model.family} adds the image's features behind blocks too; paths through state 0 leave them out")
+        raise BadModel(
+            f"{model.name}: {model.family} adds the image's features behind blocks too; paths through state 0 leave them out"
+        )
     return Entered(own, blank, steps)
 
 

@@ -12,7 +12,7 @@ from medlens.models.base import Model
 from medlens.models.families import SEE_WHOLE_IMAGE, SHARE_IMAGES, WINDOWS
 from medlens.models.prompt import as_batch
 from medlens.saliency.asked import Asked
-from medlens.saliency.blank import Entered, entered
+from medlens.saliency.blank import entered
 from medlens.walk import replay
 from medlens.walk.batch import onward, valued
 from medlens.walk.cases import masks_of
