@@ -53,8 +53,8 @@ def maps(
     for all of them.
 
     layers: blocks (default: all). boxes: of each asked where its tokens lie, (tokens, 4) (BASELINES need it). nodes: of integrated
-    gradients. notes: filled with what there is to be said of a method's map, by method and number of the asked. `tick` is called for
-    each asked and method, and for each case and block of the way there and back.
+    gradients. notes: filled with what there is to be said of a method's map, by method and number of the asked. `tick` is called
+    for each asked and method, and for each case and block of the way there and back.
     Raises BadInput for a method or a block that is none; BadModel for a model without image tokens; NotFinite.
     """
     layers, found, notes = _checked(model, asked, methods, layers), {}, {} if notes is None else notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from PIL import Image
@@ -14,7 +15,7 @@ from medlens.models.base import Model
 from medlens.models.prompt import look
 from medlens.saliency.asked import Asked
 from medlens.walk import replay
-from medlens.walk.cases import arguments, cases
+from medlens.walk.cases import Case, arguments, cases
 
 GREY = 128
 
@@ -32,16 +33,14 @@ def entered(model: Model, asked: Asked) -> Entered:
     prompt = asked.case.prompts[0]
     images = [open_image(image, prompt.sample.id, grey=True) for image in prompt.sample.images]
     greys = look(model, [Image.new(image.mode, image.size, tuple([GREY] * len(image.getbands()))) for image in images])
-    other = cases(model, [prompt.__class__(prompt.sample, greys, prompt.tokens, prompt.image)])[0]
+    other = cases(model, [replace(prompt, look=greys)])[0]
     with hooks.evaluation(model.module), model.here("around", "norm", "head"):
         own, steps = _enter(model, asked.case)
         blank, _ = _enter(model, other)
     if any(step.added is not None for step in steps):
-        raise BadModel(
-            f"{model.name}: {model.family} adds the image's features behind blocks too; paths through state 0 leave them out"
-        )
+        raise BadModel(f"{model.name}: {model.family} adds image features behind blocks too, which state 0 does not hold")
     return Entered(own, blank, steps)
 
 
-def _enter(model: Model, case):
+def _enter(model: Model, case: Case) -> tuple[Tensor, list[replay.Step]]:
     return replay.enter(model, lambda: model.module(**arguments(model, case), use_cache=False, logits_to_keep=1))

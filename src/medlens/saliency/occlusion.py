@@ -25,7 +25,8 @@ def occlusion(model: Model, asked: Asked) -> np.ndarray:
     """(tokens,): by how much the target falls without each token.
 
     Attention is causal, so what stands in front of a token does not change with it: variants are packed behind the common prefix
-    and share it. Where a family cannot be packed, or an image's tokens see each other both ways, they walk side by side, each whole.
+    and share it. Where a family cannot be packed, or an image's tokens see each other both ways, they walk side by
+    side, each whole.
     """
     way, image = entered(model, asked), asked.image
     packed = model.family in SHARE_IMAGES - SEE_WHOLE_IMAGE and model.text_config.model_type in WINDOWS
@@ -48,10 +49,9 @@ def _shared(model: Model, asked: Asked, variants: Tensor, shared: int) -> Tensor
     segments, positions = as_batch(together.segments, model.device), as_batch(together.positions, model.device)
     groups = [case.groups[p] for p in together.positions]
     state = torch.cat([variants[0, :shared], *variants[:, shared:]])
+    called = {"position_ids": positions, "attention_mask": masks_of(model, segments, positions, groups), "use_cache": False}
     with hooks.evaluation(model.module), model.here("around", "norm"):
         decoder = model.decoder
-        _, steps = replay.enter(model, lambda: decoder(
-            inputs_embeds=state[None], position_ids=positions, attention_mask=masks_of(model, segments, positions, groups), use_cache=False,
-        ))  # fmt: skip
+        _, steps = replay.enter(model, lambda: decoder(inputs_embeds=state[None], **called))
     last = onward(model, steps, state[None])[-1][0]
     return torch.stack([last[together.rows(k)] for k in range(count)])
