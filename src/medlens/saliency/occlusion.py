@@ -13,6 +13,7 @@ from medlens.models.families import SEE_WHOLE_IMAGE, SHARE_IMAGES, WINDOWS
 from medlens.models.prompt import as_batch
 from medlens.saliency.asked import Asked
 from medlens.saliency.blank import entered
+from medlens.types import Group
 from medlens.walk import replay
 from medlens.walk.batch import onward, valued
 from medlens.walk.cases import masks_of
@@ -47,7 +48,7 @@ def _shared(model: Model, asked: Asked, variants: Tensor, shared: int) -> Tensor
     case, count = asked.case, len(variants)
     together = pack([case.pack.ids] * count, shared)
     segments, positions = as_batch(together.segments, model.device), as_batch(together.positions, model.device)
-    groups = [case.groups[p] for p in together.positions]
+    groups: list[Group] = [case.groups[p] for p in together.positions]
     state = torch.cat([variants[0, :shared], *variants[:, shared:]])
     called = {"position_ids": positions, "attention_mask": masks_of(model, segments, positions, groups), "use_cache": False}
     with hooks.evaluation(model.module), model.here("around", "norm"):
