@@ -14,8 +14,8 @@ from medlens.types import Heatmap
 
 # Brewer's RdBu (Harrower and Brewer 2003), blue to red: for what has a sign; its middle stands for 0
 DIVERGING = (
-    (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247), (253, 219, 199), (244, 165, 130),
-    (214, 96, 77), (178, 24, 43), (103, 0, 31),
+    (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247), (253, 219, 199),
+    (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31),
 )  # fmt: skip
 SIDE, TOP, FOOT = 560, 84, 64  # of the picture's longer side; above and below it
 MASK, CONTOUR = "#ffffff", "#D55E00"
@@ -142,7 +142,9 @@ def _outline(inside: np.ndarray, scale: float, colour: str) -> str:
             steps = np.flatnonzero(np.diff(np.concatenate([[0], edge.astype(int), [0]])))
             for start, end in zip(steps[::2] - 1, steps[1::2] - 1, strict=True):
                 ends = [(start, line), (end, line)]
-                (a, b), (c, d) = [(20 + y * scale, TOP + x * scale) if turned else (20 + x * scale, TOP + y * scale) for x, y in ends]
+                (a, b), (c, d) = [
+                    (20 + y * scale, TOP + x * scale) if turned else (20 + x * scale, TOP + y * scale) for x, y in ends
+                ]
                 strokes.append(f"M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}")
     path = "".join(strokes)
     return (

@@ -10,19 +10,21 @@ import numpy as np
 from PIL import Image
 
 from medlens import saliency
-from medlens._explain.aims import Aimed, aimed, begin, every_token, own_answer
+from medlens._explain.aims import Aimed, aimed, begin, every_logit, every_token, own_answer
 from medlens._explain.page import Failed, Page, write
 from medlens._record import public_name
 from medlens.data.images import open_image
 from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.models import Model, load
 from medlens.models.hf import first_line
-from medlens.models.registration import boxes, check_mask
+from medlens.models.registration import boxes, check_mask, stretched
+from medlens.saliency import Choices
 from medlens.saliency.asked import Asked
 from medlens.types import Heatmap, Sample
-from medlens.walk.cases import Case, Prompt, cases
+from medlens.walk.cases import cases
 from medlens.walk.forward import prepare
 
+Found = tuple[np.ndarray, str]  # values, and what there is to be said of them
 METHODS = ("gradcam_attention", "relevance", "integrated_gradients")
 
 
@@ -45,7 +47,9 @@ class Explanation:
     def write(self, out: str | Path) -> Path:
         """Write `report.html`, each map as PNG and SVG, the table `maps.parquet`, `maps.safetensors` and `manifest.json`; whole, or
         not at all. Raises CannotWrite, and BadRun where something else is there."""
-        page = Page(self.model, self.sample, self.question, self.answer, self.image, self.maps, self.tokens, self.failed, self.regions)
+        page = Page(
+            self.model, self.sample, self.question, self.answer, self.image, self.maps, self.tokens, self.failed, self.regions
+        )
         return write(Path(out), page)
 
 
@@ -58,6 +62,7 @@ def explain(
     begun: str | None = None,
     methods: Sequence[str] | None = None,
     layer: int | None = None,
+    choices: Choices | None = None,
     tokens: bool = True,
     seed: int = 0,
     out: str | Path | None = None,
@@ -67,7 +72,8 @@ def explain(
     target: the word that is explained; contrast: two words, the first against the second. Default: the first token of the model's
     own answer. A word of several tokens is handled, and that is said in the map's note. begun: the first words of an answer, which
     the model goes on from ("The image is a"). methods: see `medlens.saliency.METHODS`. layer: the block that those methods are read
-    at which have one; default: the middle one. tokens: also a map of each token of question and answer, by the first of the methods.
+    at which have one; default: the middle one. choices: what the published study did otherwise (see
+    `medlens.saliency.Choices`), to be switched on alone or together. tokens: also a map of each token of question and answer, by the first of the methods.
     seed: of the random baseline. out: folder for the page.
 
     A method that fails is listed in `failed`, with its reason. Raises BadInput for a sample that has not one image, a layer out of
@@ -79,11 +85,14 @@ def explain(
     at = _check(model, sample, chosen, layer)
     image = open_image(sample.image, sample.id, grey=True)
     asked = prepare(model, sample)
-    placed, regions = boxes(model, image, asked.look), _regions(sample, image)
-    prompt = begin(model, asked, begun)
+    regions, choices = _regions(sample, image), choices or Choices()
+    placed = boxes(model, image, asked.look)
+    placed = stretched(model, image, len(placed)) if choices.stretched else placed
+    prompt = begin(model, asked, begun, choices.closed)
     own = own_answer(model, prompt)
-    job = _Job(model, at, placed, (image.height, image.width), seed)
-    maps, failed = job.of_each_method(aimed(model, prompt, own, target, contrast, begun), chosen)
+    aim = every_logit(prompt) if choices.every_logit else aimed(model, prompt, own, target, contrast, begun)
+    job = _Job(model, at, placed, (image.height, image.width), seed, choices)
+    maps, failed = job.of_each_method(aim, chosen)
     if not maps:
         raise BadModel(f"{model.name}: no method gave a map: {'; '.join(f'{f.method}: {f.reason}' for f in failed)}")
     of_tokens = job.of_each_token(every_token(model, prompt, own), maps[0].method) if tokens else []
@@ -102,6 +111,7 @@ class _Job:
     boxes: np.ndarray
     size: tuple[int, int]
     seed: int
+    choices: Choices
 
     def of_each_method(self, aimed: Aimed, methods: Sequence[str]) -> tuple[list[Heatmap], list[Failed]]:
         """Together, in one walk; where that fails, one by one, to know which it was."""
@@ -119,22 +129,32 @@ class _Job:
 
     def of_each_token(self, every: Sequence[Aimed], method: str) -> list[Heatmap]:
         found = self._maps(every, [method])[method] if every else []
-        return [self._heatmap(method, aimed, values) for aimed, values in zip(every, found, strict=True)]
+        return [self._heatmap(method, aimed, of) for aimed, of in zip(every, found, strict=True)]
 
-    def _maps(self, every: Sequence[Aimed], methods: Sequence[str]) -> dict[str, list[np.ndarray]]:
-        asked = [Asked(_case(self.model, of.prompt), of.aim) for of in every]
-        return saliency.maps(self.model, asked, methods, layers=[self.layer], seed=self.seed)
+    def _maps(self, every: Sequence[Aimed], methods: Sequence[str]) -> dict[str, list[Found]]:
+        laid_out = {id(of.prompt): cases(self.model, [of.prompt])[0] for of in every}  # one walk for all targets of a prompt
+        asked = [Asked(laid_out[id(of.prompt)], of.aim) for of in every]
+        laid, notes = [self.boxes] * len(every), {}
+        found = saliency.maps(
+            self.model, asked, methods, layers=[self.layer], choices=self.choices, boxes=laid, seed=self.seed, notes=notes
+        )  # fmt: skip
+        return {name: [(row, notes.get((name, k), "")) for k, row in enumerate(rows)] for name, rows in found.items()}
 
-    def _heatmap(self, method: str, aimed: Aimed, values: np.ndarray) -> Heatmap:
+    def _heatmap(self, method: str, aimed: Aimed, found: Found) -> Heatmap:
+        values, note = found
         by_block = saliency.METHODS[method].by_block
         row = np.asarray(values, dtype=np.float64)[0] if by_block else np.asarray(values, dtype=np.float64)
         if not np.isfinite(row).all():
             raise BadModel(f"{method} gave values that are no numbers")
-        return Heatmap(method, aimed.name, row, self.boxes, self.size, self.layer if by_block else None, aimed.note)
-
-
-def _case(model: Model, prompt: Prompt) -> Case:
-    return cases(model, [prompt])[0]
+        return Heatmap(
+            method,
+            aimed.name,
+            row,
+            self.boxes,
+            self.size,
+            self.layer if by_block else None,
+            "; ".join(said for said in (aimed.note, note) if said),
+        )
 
 
 def _check(model: Model, sample: Sample, methods: Sequence[str], layer: int | None) -> int:

@@ -12,7 +12,7 @@ from medlens.models.words import word_id
 from medlens.types import Answer, Tokens
 from medlens.walk.cases import Prompt
 from medlens.walk.generate import Decoding, answers
-from medlens.walk.target import Aim, LogOdds, Target, Word
+from medlens.walk.target import Aim, EveryLogit, LogOdds, Target, Word
 
 LONGEST = 16  # tokens of an answer that is generated
 MARKS = "▁Ġ"
@@ -28,14 +28,17 @@ class Aimed:
     note: str = ""
 
 
-def begin(model: Model, asked: Prompt, begun: str | None) -> Prompt:
-    """The prompt, or with the first words of an answer behind it, which is left open: the model goes on from there."""
+def begin(model: Model, asked: Prompt, begun: str | None, closed: bool = False) -> Prompt:
+    """The prompt, or with the first words of an answer behind it, which is left open: the model goes on from there. closed: the
+    template ends the answer, as the published study had it. Raises BadInput for no words, and for closing what is not begun."""
     if begun is None:
+        if closed:
+            raise BadInput("what is read behind a closed answer needs one: give the words that begin it")
         return asked
     if not begun.strip():
         raise BadInput("the answer is begun with no words; leave --begun out, or give some")
     told = read(model, asked.sample, asked.look, begun)
-    return replace(asked, tokens=_upto(told, told.where("answer")[-1] + 1))
+    return replace(asked, tokens=told if closed else _upto(told, told.where("answer")[-1] + 1))
 
 
 def own_answer(model: Model, prompt: Prompt) -> Answer:
@@ -67,6 +70,12 @@ def aimed(
     pieces = ", ".join(_text(model, word) for word in ids)
     note = f"no one token says “{target}”: it is {len(ids)} tokens ({pieces}), whose log-probabilities are added"
     return Aimed(spoken, said, f"log p(“{target}”)", note)
+
+
+def every_logit(prompt: Prompt) -> Aimed:
+    """As published: the sum of all logits behind the prompt."""
+    why = "no word is meant by this target; it rises with whatever lifts all words alike"
+    return Aimed(prompt, EveryLogit(len(prompt.tokens) - 1), "the sum of all logits", why)
 
 
 def every_token(model: Model, asked: Prompt, own: Answer) -> list[Aimed]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medlens.cli import options
 from medlens.cli.lens import sample_of
+from medlens.errors import BadInput
+
+if TYPE_CHECKING:
+    from medlens.saliency import Choices
 
 
 def command(
@@ -27,6 +31,9 @@ def command(
     begun: Annotated[str | None, typer.Option(help="First words of the answer, from which the model goes on.")] = None,
     layer: Annotated[int | None, typer.Option(help="Block of the methods that are read at one. Default: the middle.")] = None,
     methods: Annotated[str | None, typer.Option(help="With commas between them.")] = None,
+    published: Annotated[
+        str | None, typer.Option(help="What the published study did otherwise, to see what it moves: closed,maximum or all.")
+    ] = None,
     tokens: Annotated[bool, typer.Option(help="Also a map of each token of question and answer.")] = True,
     seed: options.Seed = 0,
     vision_tower: options.VisionTower = "external",
@@ -53,6 +60,7 @@ def command(
         found = medlens.explain(
             loaded, asked, target=target, contrast=None if contrast is None else _words(contrast), begun=begun, layer=layer,
             methods=None if methods is None else _words(methods), tokens=tokens, seed=seed,
+            choices=None if published is None else _choices(published),
         )  # fmt: skip
         bars.tick()
         bars.begin("drawing", 1)
@@ -64,6 +72,17 @@ def command(
         print(json.dumps({"page": str(page), "answer": found.answer, "methods": [m.method for m in found.maps]}))
         return
     print(f"maps: {page}")
+
+
+def _choices(said: str) -> Choices:
+    from medlens.saliency import Choices
+
+    known = vars(Choices.published())
+    if said == "all":
+        return Choices.published()
+    if unknown := [word for word in _words(said) if word not in known]:
+        raise BadInput(f"--published is all, or some of {', '.join(known)}; got {unknown[0]!r}")
+    return Choices(**dict.fromkeys(_words(said), True))
 
 
 def _words(said: str) -> list[str]:

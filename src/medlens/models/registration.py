@@ -76,6 +76,13 @@ def boxes(model: Model, image: Image.Image, seen: Look | None = None) -> np.ndar
     return placed
 
 
+def stretched(model: Model, image: Image.Image, tokens: int) -> np.ndarray:
+    """(tokens, 4) as if the whole image, and nothing else, had been cut into a square grid: wrong wherever the model pads or crops,
+    and here because it was published."""
+    side = side_of(model, tokens)
+    return Rectangle(0.0, 0.0, float(image.width), float(image.height)).cells(side, side)
+
+
 def check_mask(mask: np.ndarray, size: tuple[int, int], what: str = "the mask") -> None:
     """Raise BadInput for a mask of another size than its image, both (height, width)."""
     if mask.shape != size:
