@@ -61,6 +61,8 @@ NAMES = [
     "open_run",
     "participation_ratio",
     "phantom",
+    "Explanation",
+    "explain",
     "neurons",
     "probe",
     "read",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from medlens._answers import answer_all as answer_all
     from medlens._doctor import doctor as doctor
     from medlens._edit import edit as edit
+    from medlens._explain import Explanation as Explanation
+    from medlens._explain import explain as explain
     from medlens._forecast import Forecast as Forecast
     from medlens._lens import lens as lens
     from medlens._merge import merge as merge
@@ -69,6 +71,7 @@ _HOMES = {
     "medlens._answers": ("Answers", "answer_all"),
     "medlens._doctor": ("doctor",),
     "medlens._edit": ("edit",),
+    "medlens._explain": ("Explanation", "explain"),
     "medlens._forecast": ("Forecast",),
     "medlens._lens": ("lens",),
     "medlens._merge": ("merge", "study_shard"),

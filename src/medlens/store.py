@@ -175,6 +175,18 @@ TABLES: dict[str, dict[str, Any]] = {
         "pictures": pl.List(pl.String),  # relative to the run
         "note": pl.String,
     },
+    "maps": {  # of `explain`: one number for each image token, and where it lies
+        "map": pl.Int32,  # number of the map, as in the manifest
+        "method": pl.String,
+        "target": pl.String,  # what was explained
+        "layer": pl.Int32,  # block; null for methods that have none
+        "token": pl.Int32,  # of the image, from 0
+        "value": pl.Float64,  # larger speaks more for the target
+        "left": pl.Float64,  # box in pixels of the original image; NaN for a token without a place
+        "top": pl.Float64,
+        "right": pl.Float64,
+        "bottom": pl.Float64,
+    },
     "claims": {  # verdicts, one a line: see `medlens.claims`
         "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
         "sentence": pl.String,  # of the published study; empty for the user's own

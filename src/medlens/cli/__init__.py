@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, bench, claims, compare, data, doctor, edit, lens, merge, neurons, phantom, probe, study
+from medlens.cli import answer, bench, claims, compare, data, doctor, edit, explain, lens, merge, neurons, phantom, probe, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("merge")(merge.command)
 app.command("claims")(claims.command)
 app.command("compare")(compare.command)
 app.command("probe")(probe.command)
+app.command("explain")(explain.command)
 app.command("neurons")(neurons.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)

@@ -70,7 +70,7 @@ def command(
         bars.begin("importing torch", 1)
         import medlens
 
-        asked = _sample(sample, image, question, data, seed)
+        asked = sample_of(sample, image, question, data, seed)
         bars.tick()
         bars.begin("loading the model", 1)
         loaded = medlens.load(model, device=device, dtype=dtype, vision_tower=vision_tower, adapter=adapter, memory=memory)
@@ -99,7 +99,7 @@ def _row_and_column(patch: str) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _sample(number: int | None, image: Path | None, question: str | None, data: str, seed: int) -> Sample:
+def sample_of(number: int | None, image: Path | None, question: str | None, data: str, seed: int) -> Sample:
     import medlens
 
     if (number is None) == (image is None):
