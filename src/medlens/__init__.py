@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medlens._edit import edit as edit
     from medlens._explain import Explanation as Explanation
     from medlens._explain import explain as explain
+    from medlens._explain.benchmark import benchmark_maps as benchmark_maps
     from medlens._forecast import Forecast as Forecast
     from medlens._lens import lens as lens
     from medlens._merge import merge as merge
@@ -72,6 +73,7 @@ _HOMES = {
     "medlens._doctor": ("doctor",),
     "medlens._edit": ("edit",),
     "medlens._explain": ("Explanation", "explain"),
+    "medlens._explain.benchmark": ("benchmark_maps",),
     "medlens._forecast": ("Forecast",),
     "medlens._lens": ("lens",),
     "medlens._merge": ("merge", "study_shard"),

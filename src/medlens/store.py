@@ -187,6 +187,30 @@ TABLES: dict[str, dict[str, Any]] = {
         "right": pl.Float64,
         "bottom": pl.Float64,
     },
+    "leaderboard": {  # methods of attribution, on images that had no say in the choice of blocks and methods
+        "question_type": pl.String,  # "all": of all types together
+        "finding": pl.String,  # name of the region that was to be found; "all"
+        "method": pl.String,
+        "layer": pl.Int32,  # the block that was best on discovery images; null for methods that are read at none
+        "best": pl.Boolean,  # the method that was best on discovery images
+        "measure": pl.String,  # pointing; iou_5, iou_10, iou_20 (of that share of cells, over the best that cells reach); energy
+        "value": pl.Float64,  # mean over samples
+        "low": pl.Float64,  # interval, over whole images (patients)
+        "high": pl.Float64,
+        "n": pl.Int32,  # samples
+        "images": pl.Int32,
+    },
+    "layers": {  # the pointing game at every block, of methods that are read at one
+        "question_type": pl.String,
+        "method": pl.String,
+        "half": pl.String,  # discovery, test
+        "layer": pl.Int32,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "n": pl.Int32,
+        "images": pl.Int32,
+    },
     "claims": {  # verdicts, one a line: see `medlens.claims`
         "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
         "sentence": pl.String,  # of the published study; empty for the user's own
@@ -296,6 +320,16 @@ class Run:
     def cards(self) -> pl.DataFrame:
         """Single units, looked at."""
         return self._table("cards")
+
+    @cached_property
+    def leaderboard(self) -> pl.DataFrame:
+        """Methods of attribution by how well they lie on what is there."""
+        return self._table("leaderboard")
+
+    @cached_property
+    def layers(self) -> pl.DataFrame:
+        """The same of methods that are read at a block, at every block."""
+        return self._table("layers")
 
     @cached_property
     def claims(self) -> pl.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 def command(
     model: options.ModelName = "phantom",
+    dataset: Annotated[
+        str | None, typer.Argument(help="With --benchmark: data with answers and regions (default: phantom).")
+    ] = None,
+    benchmark: Annotated[
+        bool, typer.Option("--benchmark", help="Which method's maps lie on what is there, over a data set?")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="With --benchmark: only the first so many samples (phantom: 400).")] = None,
     sample: Annotated[int | None, typer.Option(min=0, help="This sample of --data, counted from 0.")] = None,
     image: Annotated[Path | None, typer.Option(help="Or an image of your own,")] = None,
     question: Annotated[str | None, typer.Option(help="and what is asked of it.")] = None,
@@ -45,6 +52,12 @@ def command(
     debug: options.Debug = False,
 ) -> None:
     """What on the image speaks for the answer? Maps of several methods on the image's own pixels."""
+    if benchmark:
+        how = {"device": device, "dtype": dtype, "vision_tower": vision_tower, "adapter": adapter, "memory": memory}
+        _benchmark(model, dataset or data, methods, out, {"limit": limit, "seed": seed, **how}, as_json)
+        return
+    if dataset is not None or limit is not None:
+        raise BadInput("a data set and --limit go with --benchmark; one sample of a data set is --data DATA --sample N")
     from medlens.cli.progress import Bars
 
     with Bars() as bars:
@@ -72,6 +85,26 @@ def command(
         print(json.dumps({"page": str(page), "answer": found.answer, "methods": [m.method for m in found.maps]}))
         return
     print(f"maps: {page}")
+
+
+def _benchmark(model: str, data: str, methods: str | None, out: Path, plan: dict[str, Any], as_json: bool) -> None:
+    from medlens.cli.progress import Bars, table
+    from medlens.plan import Plan
+
+    with Bars() as bars:
+        bars.begin("importing torch", 1)
+        import medlens
+        from medlens.report.benchmark import best
+
+        bars.tick()
+        run = medlens.benchmark_maps(
+            model, data, None if methods is None else _words(methods), out, Plan(**plan), watcher=bars
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps({"run": str(run.path), "report": str(run.report), "leaderboard": best(run).to_dicts()}))
+        return
+    table(best(run), "who finds what is there (pointing game, on test images)", width=120)
+    print(f"report: {run.report}")
 
 
 def _choices(said: str) -> Choices:

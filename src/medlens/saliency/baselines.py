@@ -15,5 +15,6 @@ def baseline(name: str, boxes: np.ndarray, seed: int) -> np.ndarray:
         return np.ones(len(boxes))
     if name == "random":
         return np.random.default_rng(seed).random(len(boxes))
-    values = -np.hypot(*apart.T) if name == "centre" else apart.max(1)
+    from_centre = np.hypot(*apart.T)
+    values = np.nanmax(from_centre) - from_centre if name == "centre" else apart.max(1)
     return np.where(np.isnan(values), np.nanmin(values), values)
