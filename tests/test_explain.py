@@ -135,7 +135,7 @@ def test_what_is_written(found, tmp_path):
     page = found.write(tmp_path / "out").read_text()
     assert "<script" not in page
     assert "http" not in page.replace("http://www.w3.org/", "").replace("http-equiv", "")
-    table = pl.read_parquet(tmp_path / "out" / "maps.parquet")
+    table = medlens.open_run(tmp_path / "out").maps
     assert table.schema == pl.Schema(TABLES["maps"])
     arrays = load_file(tmp_path / "out" / "maps.safetensors")
     for k, heatmap in enumerate((*found.maps, *found.tokens)):
@@ -206,3 +206,9 @@ def test_the_command(tmp_path):
     assert (out / "report.html").is_file()
     refused = CliRunner().invoke(app, ["explain", "phantom", "--sample", "5", "--published", "loud"])
     assert isinstance(refused.exception, BadInput)
+
+
+def test_a_streamed_model_gives_the_same_map(model, lesions):
+    streamed = medlens.load("phantom", memory="100kB")
+    here, there = (medlens.explain(m, lesions[0], methods=["relevance"], tokens=False).maps[0].values for m in (model, streamed))
+    assert np.array_equal(here, there)
