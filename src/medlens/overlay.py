@@ -42,11 +42,14 @@ class Range(NamedTuple):
         return DIVERGING if self.low < 0 else VIRIDIS
 
 
-def svg(heatmap: Heatmap, image: Image.Image, style: Style = Style(), mask: np.ndarray | None = None) -> str:  # noqa: B008 (frozen)
+def svg(
+    heatmap: Heatmap, image: Image.Image, style: Style = Style(), mask: np.ndarray | None = None, most: int = 2 * SIDE  # noqa: B008
+) -> str:  # fmt: skip
     """The map on its image with a colour bar and its numbers; a mask (height, width) of the image's size as an outline.
 
     Colours are even to the eye: viridis where no value is negative, else a diverging scale with 0 in its middle. Pixels that no
-    token covers keep the image's own grey. Raises BadInput for an image or a mask of another size, and for an impossible style.
+    token covers keep the image's own grey. most: pixels of the image's longer side that are kept.
+    Raises BadInput for an image or a mask of another size, and for an impossible style.
     """
     _check(heatmap, image, style, mask)
     values, ends = _pixels(heatmap, style.smooth), limits(heatmap)
@@ -54,7 +57,7 @@ def svg(heatmap: Heatmap, image: Image.Image, style: Style = Style(), mask: np.n
     ground = _blended(image, values, ends, style.opacity) if filled else image.convert("L").convert("RGB")
     scale = SIDE / max(image.size)
     wide, high = image.width * scale, image.height * scale
-    body = [picture(20, TOP, wide, high, _at_most(ground))]
+    body = [picture(20, TOP, wide, high, _at_most(ground, most))]
     if style.contour is not None:
         body.append(_outline(_largest(values, style.contour), scale, CONTOUR))
     if mask is not None:
@@ -118,9 +121,8 @@ def _blended(image: Image.Image, values: np.ndarray, ends: Range, opacity: float
     return Image.fromarray(np.where(placed, (1 - opacity) * grey + opacity * colours, grey).round().astype(np.uint8))
 
 
-def _at_most(ground: Image.Image) -> Image.Image:
+def _at_most(ground: Image.Image, most: int) -> Image.Image:
     """No more pixels than a page needs."""
-    most = 3 * SIDE
     return ground if max(ground.size) <= most else ground.resize([n * most // max(ground.size) for n in ground.size])
 
 

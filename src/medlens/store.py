@@ -332,6 +332,11 @@ class Run:
         return self._table("layers")
 
     @cached_property
+    def maps(self) -> pl.DataFrame:
+        """Of `explain`: what each image token says for what was explained, and where it lies."""
+        return self._table("maps")
+
+    @cached_property
     def claims(self) -> pl.DataFrame:
         """Verdicts on claims, one a line."""
         return self._table("claims")

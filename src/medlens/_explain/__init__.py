@@ -72,9 +72,9 @@ def explain(
     target: the word that is explained; contrast: two words, the first against the second. Default: the first token of the model's
     own answer. A word of several tokens is handled, and that is said in the map's note. begun: the first words of an answer, which
     the model goes on from ("The image is a"). methods: see `medlens.saliency.METHODS`. layer: the block that those methods are read
-    at which have one; default: the middle one. choices: what the published study did otherwise (see
-    `medlens.saliency.Choices`), to be switched on alone or together. tokens: also a map of each token of question and answer, by the first of the methods.
-    seed: of the random baseline. out: folder for the page.
+    at which have one; default: the middle one. choices: what the published study did otherwise (see `medlens.saliency.Choices`), to
+    be switched on alone or together. tokens: also a map of each token of question and answer, by the first of the methods. seed: of
+    the random baseline. out: folder for the page.
 
     A method that fails is listed in `failed`, with its reason. Raises BadInput for a sample that has not one image, a layer out of
     range, an unknown method, a target that cannot be said, and a region of another size than the image; BadModel for a family whose

@@ -9,7 +9,7 @@ from medlens.errors import BadInput
 from medlens.models import Model
 from medlens.models.prompt import read
 from medlens.models.words import word_id
-from medlens.types import Answer, Tokens
+from medlens.types import Answer, Group, Tokens
 from medlens.walk.cases import Prompt
 from medlens.walk.generate import Decoding, answers
 from medlens.walk.target import Aim, EveryLogit, LogOdds, Target, Word
@@ -92,8 +92,8 @@ def every_token(model: Model, asked: Prompt, own: Answer) -> list[Aimed]:
 def continued(model: Model, prompt: Prompt, ids: Sequence[int]) -> Prompt:
     """The prompt with these tokens of an answer behind it."""
     old, texts = prompt.tokens, model.tokenizer.convert_ids_to_tokens(list(ids))
-    made = Tokens((*old.ids, *ids), (*old.groups, *(["answer"] * len(ids))), (*old.texts, *texts))
-    return replace(prompt, tokens=made)
+    groups: list[Group] = ["answer"] * len(ids)
+    return replace(prompt, tokens=Tokens((*old.ids, *ids), (*old.groups, *groups), (*old.texts, *texts)))
 
 
 def _contrast(model: Model, prompt: Prompt, words: Sequence[str], begun: str | None) -> Aimed:

@@ -22,6 +22,8 @@ from medlens.unfinished import writing
 
 OURS = re.compile(r"report\.html|manifest\.json|maps\.(parquet|safetensors)|(map|token)-\d+(-[a-z_]+)?\.(png|svg)")
 
+SMALL = 256  # pixels of the image in the maps of single tokens
+
 
 class Failed(NamedTuple):
     """A method that gave no map, and why."""
@@ -51,7 +53,7 @@ def write(out: Path, page: Page) -> Path:
     if others := [name for name in old if not OURS.fullmatch(name)]:
         raise BadRun(f"{out} is there already and holds something else than maps ({others[0]}); choose another --out")
     drawn = [svg(heatmap, page.image, Style(), page.regions) for heatmap in page.maps]
-    small = [svg(heatmap, page.image, Style(), page.regions) for heatmap in page.tokens]
+    small = [svg(heatmap, page.image, Style(), page.regions, SMALL) for heatmap in page.tokens]
     with writing(out) as folder:
         for k, (heatmap, picture) in enumerate(zip(page.maps, drawn, strict=True)):
             store.write(folder / f"map-{k}-{heatmap.method}.svg", picture)

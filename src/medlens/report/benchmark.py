@@ -47,16 +47,7 @@ def best(run: store.Run) -> pl.DataFrame:
         other.select("question_type", "method", energy="value"), on=["question_type", "method"], how="left", maintain_order="left"
     )
     return joined.sort("question_type", -pl.col("value"), maintain_order=True).select(
-        "question_type",
-        "method",
-        "layer",
-        "best",
-        pointing="value",
-        low="low",
-        high="high",
-        energy="energy",
-        n="n",
-        images="images",
+        "question_type", "method", "layer", "best", pl.col("value").alias("pointing"), "low", "high", "energy", "n", "images"
     )
 
 
