@@ -8,6 +8,7 @@ one); what must move is how sure the model is of it.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from medlens.walk.target import log_odds
 
 BOUND = 1.0  # nats of log-odds
 NEW_TOKENS = 16  # of an answer, where none is given
+TOGETHER = 8  # packs of a resident model that walk together: more would only wait in memory
 
 Tick = Callable[[], None]
 
@@ -75,10 +77,15 @@ def gates(
     (see docs/reliance.md for its error rates); models are more or less sure of what they say, so the shift itself is given too. A
     prompt without an image rests on none.
     """
+    return gates_of(prompts, swapped(model, prompts, answers=answers, seed=seed, tick=tick))
+
+
+def gates_of(prompts: Sequence[Prompt], rows: Sequence[Swapped]) -> list[Gate]:
+    """The gate of each prompt, from what swaps did."""
     found: dict[str, list[Swapped]] = {prompt.sample.id: [] for prompt in prompts}
-    for row in swapped(model, prompts, answers=answers, seed=seed, tick=tick):
+    for row in rows:
         found[row.sample].append(row)
-    return [gate_of(prompt.sample.id, found[prompt.sample.id]) for prompt in prompts]
+    return [gate_of(sample, of_it) for sample, of_it in found.items()]
 
 
 def gate_of(sample: str, rows: Sequence[Swapped], bound: float | None = None) -> Gate:
@@ -99,7 +106,8 @@ def swapped(
     """Every question with its own image and with others, the answer teacher-forced: one row a question and swap.
 
     answers: the model's own (with their ids), or texts; by default (and where one is None), greedy ones. All questions on an image,
-    its own and those for which it stands in, share one pack. spill: of a streamed model, a folder where states wait.
+    its own and those for which it stands in, share one pack. `tick` is called once for each question that is done. spill: of a streamed
+    model, a folder where states wait.
     Raises BadImage, and NotFinite, naming the sample.
     """
     said = _said(model, prompts, answers)
@@ -148,10 +156,12 @@ def _told(model: Model, prompt: Prompt, swap: Swap, ids: tuple[int, ...]) -> Pro
 
 
 class _Rows:
-    """Keeps, of each prompt, the states behind the final norm that predict its answer."""
+    """Keeps, of each prompt, the states behind the final norm that predict its answer; ticks when a question has all its images."""
 
-    def __init__(self, lengths: dict[int, int]) -> None:
-        self.lengths = lengths
+    def __init__(self, asked: Sequence[_Asked], lengths: Sequence[int], tick: Tick) -> None:
+        self.number = {id(one.prompt): one.number for one in asked}
+        self.lengths, self.tick = lengths, tick
+        self.waiting = Counter(self.number.values())
         self.found: dict[int, Tensor] = {}
 
     def visit(self, block: int, case: Case, before: Tensor, after: Tensor) -> None: ...
@@ -159,22 +169,21 @@ class _Rows:
 
     def finish(self, case: Case, raw: Tensor, normed: Tensor) -> None:
         for branch, prompt in enumerate(case.prompts):
-            at, n = case.pack.rows(branch), self.lengths[id(prompt)]
-            self.found[id(prompt)] = normed[at[len(at) - n :]].cpu()
+            at, number = case.pack.rows(branch), self.number[id(prompt)]
+            self.found[id(prompt)] = normed[at[len(at) - self.lengths[number] :]].cpu()
+            self.waiting[number] -= 1
+            if not self.waiting[number]:
+                self.tick()
 
 
 def _read(model: Model, asked: Sequence[_Asked], lengths: Sequence[int], tick: Tick, spill: Path | None) -> list[Tensor]:
-    """(answer, d) of each. Pack after pack; of a streamed model all together, so that its weights are read once."""
-    keeper = _Rows({id(one.prompt): lengths[one.number] for one in asked})
+    """(answer, d) of each. A few packs at a time; of a streamed model all together, so that its weights are read once."""
+    keeper = _Rows(asked, lengths, tick)
     laid = cases(model, [one.prompt for one in asked])
     with tempfile.TemporaryDirectory(dir=spill) as folder:
-        for together in [laid] if model.weights else [[case] for case in laid]:
-            room = _room(model, together, Path(folder))
-            for _ in steps(model, together, [keeper], lambda: None, room):
-                if model.weights:
-                    tick()
-            if not model.weights:
-                tick()
+        for together in [laid] if model.weights else [laid[k : k + TOGETHER] for k in range(0, len(laid), TOGETHER)]:
+            for _ in steps(model, together, [keeper], lambda: None, _room(model, together, Path(folder))):
+                pass
     return [keeper.found[id(one.prompt)] for one in asked]
 
 
