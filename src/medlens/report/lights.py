@@ -90,7 +90,7 @@ def _light(group: str, numbers: dict[str, dict[str, Any]], shortcut: bool) -> Li
     rests = numbers["rests"]
     reasons = []
     if rests["value"] < 1:
-        reasons.append(f"{1 - rests['value']:.0%} of the answers do not depend on the image")
+        reasons.append(f"{100 * (1 - rests['value']):.0f} % of the answers do not depend on the image")
     if shortcut:
         reasons.append("the answers follow a shortcut")
     if "right" in numbers and not _knows(numbers):

@@ -19,7 +19,7 @@ SWAPS = {
     "other": "another patient's, with another answer",
     "alike": "another patient's, same organ and modality",
 }
-LISTED = 12
+LISTED, LEAST = 12, 0.001  # answers shown; numbers below this are shown as such
 
 
 def write_reliance(folder: Path) -> None:
@@ -28,7 +28,7 @@ def write_reliance(folder: Path) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": _number, "percent": _percent}
+    environment.filters |= {"number": _number, "percent": _percent, "share": _share}
     page = environment.get_template("reliance.html.j2").render(
         manifest=run.manifest, verdict=verdict(run), lights=lights(run), swaps=_swaps(run), others=_others(run), gated=_gated(run),
         bound=run.gates["bound"][0], shared=_shared(run), rule={"rests": RESTS, "most": MOST, "fewest": FEWEST},
@@ -64,7 +64,16 @@ def _gated(run: store.Run) -> list[dict[str, Any]]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.3g}" if value == 0 or abs(value) >= LEAST else f"below {LEAST:g}"
+
+
+def _share(row: dict[str, Any]) -> str:
+    """A share with its interval: "93 % (88 to 97)"."""
+    if row["low"] is None:
+        return _percent(row["value"])
+    return f"{_percent(row['value'])} ({100 * row['low']:.0f} to {100 * row['high']:.0f})"
 
 
 def _percent(value: float | None) -> str:
