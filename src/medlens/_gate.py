@@ -99,6 +99,16 @@ def gate_of(sample: str, rows: Sequence[Swapped], bound: float | None = None) ->
     return Gate(sample, shift > bound, shift, bound, len(rows), f"{verdict}: {said}")
 
 
+def stamp(found: Sequence[Gate]) -> str:
+    """What is put on everything that explains these answers: how many of them do not depend on the image."""
+    if len(found) == 1:
+        return found[0].words
+    gated = sum(not gate.rests for gate in found)
+    if not gated:
+        return f"all {len(found)} answers depend on the image"
+    return f"{gated} of {len(found)} answers do not depend on the image: what explains them is no account of what was seen"
+
+
 def swapped(
     model: Model, prompts: Sequence[Prompt], *, answers: Sequence[Answer | str | None] | None = None, seed: int = 0,
     tick: Tick = lambda: None, spill: Path | None = None,

@@ -1,4 +1,4 @@
-"""The page of `medlens reliance`, made from the run alone, for a reader who is no engineer: lights first, then what they stand on."""
+"""The page of `medlens reliance`, from the run alone, for a reader who is no engineer: lights first, then what they stand on."""
 
 from __future__ import annotations
 
