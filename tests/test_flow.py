@@ -13,7 +13,7 @@ from medlens.errors import BadInput, BadModel
 from medlens.report.charts import as_svg
 from medlens.report.flow import flow_chart, said_of
 from medlens.walk import knockout
-from medlens.walk.again import Again
+from medlens.walk.again import Again, unchanged
 from medlens.walk.cases import arguments, cases
 from medlens.walk.forward import prepare
 from medlens.walk.knockout import PATHS, Knockout, predicting
@@ -32,10 +32,10 @@ def prompts(phantom):
     return prompts_of(phantom)
 
 
-def logits_with(model, laid, folder, changed=None, begin=0):
+def logits_with(model, laid, folder, changed=unchanged, begin=0):
     """Of each case (T, V), its blocks called as `changed` says."""
     again, found = Again(model, laid, folder), []
-    again.walk(lambda case, normed: found.append(normed), begin, **({} if changed is None else {"changed": changed}))
+    again.walk(lambda case, normed: found.append(normed), begin, changed=changed)
     with torch.no_grad():
         return [model.unembed(normed) for normed in found]
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_blocked(phantom, prompts, tmp_path):
     with pytest.raises(BadInput, match=r"attention can be blocked along image to question, .*; got 'image to moon'"):
         Knockout(phantom, ("image to moon",), range(8)).cut(case)
     blind = cases(phantom, [prepare(phantom, medlens.Sample(images=(), question="is there a lesion ?", id="blind"))])[0]
-    with pytest.raises(BadInput, match="sample blind.*nothing to block on the path image to last"):
+    with pytest.raises(BadInput, match=r"sample blind.*nothing to block on the path image to last"):
         Knockout(phantom, ("image to last",), range(8)).cut(blind)
     with pytest.raises(BadInput, match="a window holds 1 to 8 blocks of this model; got 9"):
         flow(phantom, prompts, tmp_path / "1", width=9)
@@ -180,7 +180,8 @@ def everywhere(rows, path=READS):
 
 def test_the_phantom_reads_its_image(rows):
     assert reads_image(rows)
-    assert everywhere(rows)["high"] < -3 and everywhere(rows)["relative_value"] < -0.3
+    assert everywhere(rows)["high"] < -3
+    assert everywhere(rows)["relative_value"] < -0.3
     assert everywhere(rows)["own_high"] < -3
     assert abs(everywhere(rows, "image to template")["value"]) < 1
     table = pl.DataFrame(rows, schema=store.TABLES["flow"])

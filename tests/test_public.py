@@ -63,6 +63,7 @@ NAMES = [
     "phantom",
     "neurons",
     "probe",
+    "reliance",
     "read",
     "self_similarity",
     "stats",

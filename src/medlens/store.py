@@ -193,6 +193,37 @@ TABLES: dict[str, dict[str, Any]] = {
         "images": pl.Int64,  # or patients, where the data name them
         "note": pl.String,
     },
+    "reliance": {  # every question with another image, the answer teacher-forced
+        "sample": pl.String,
+        "swap": pl.String,  # blank, noise, shuffled, other (patient, with another answer), alike (same organ and modality)
+        "draw": pl.Int32,
+        "donor": pl.String,  # the sample whose image it is; null for images that are made
+        "before": pl.Float64,  # log-odds of the answer with its own image: log P - log(1 - P)
+        "after": pl.Float64,  # and with the other one
+        "shift": pl.Float64,  # after - before
+        "changed": pl.Boolean,  # the likeliest token differs somewhere along the answer
+        "divergence": pl.Float64,  # Jensen-Shannon, of the answer's first token's distributions, in bits
+    },
+    "gates": {  # whether each answer rests on the image
+        "sample": pl.String,
+        "rests": pl.Boolean,
+        "shift": pl.Float64,  # the largest, either way
+        "bound": pl.Float64,  # that it has to exceed
+        "swaps": pl.Int32,
+        "words": pl.String,
+    },
+    "reliance_by": {  # both, summed up
+        "by": pl.String,  # all, question_type, a tag
+        "group": pl.String,  # its value
+        "swap": pl.String,  # as above; "all" for what is not of one kind
+        "measure": pl.String,  # rests, right, guess (share of the commonest true answers); changed, shift (|shift|), divergence
+        "value": pl.Float64,  # mean
+        "low": pl.Float64,  # interval, by leaving out whole patients (images); null where there is none
+        "high": pl.Float64,
+        "n": pl.Int64,
+        "images": pl.Int64,
+        "note": pl.String,
+    },
     "claims": {  # verdicts, one a line: see `medlens.claims`
         "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
         "sentence": pl.String,  # of the published study; empty for the user's own
@@ -307,6 +338,21 @@ class Run:
     def flow(self) -> pl.DataFrame:
         """What blocked attention costs, one path and window a row."""
         return self._table("flow")
+
+    @cached_property
+    def reliance(self) -> pl.DataFrame:
+        """What swapping its image did to each answer, one swap a row."""
+        return self._table("reliance")
+
+    @cached_property
+    def gates(self) -> pl.DataFrame:
+        """Whether each answer rests on its image."""
+        return self._table("gates")
+
+    @cached_property
+    def reliance_by(self) -> pl.DataFrame:
+        """Both, by question type, organ, modality."""
+        return self._table("reliance_by")
 
     @cached_property
     def claims(self) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Where the image is read: what the model's answer loses when attention is blocked in a window of blocks that slides over the model.
+"""Where the image is read: what an answer loses when attention is blocked in a window of blocks that slides over the model.
 
 Knockout in a sliding window: Geva et al. 2023, Dissecting Recall of Factual Associations; on image tokens: Basu et al. 2024,
 Understanding Information Storage and Transfer in Multi-modal LLMs; Zhang et al. 2025, Cross-modal Information Flow in MLLMs.
@@ -20,7 +20,7 @@ from medlens.errors import BadInput
 from medlens.models.base import Model
 from medlens.stats.intervals import Interval, jackknife
 from medlens.types import Value
-from medlens.walk.again import Again
+from medlens.walk.again import Again, Changed, unchanged
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.knockout import PATHS, Knockout, predicting
 
@@ -101,14 +101,12 @@ class _Bench:
     def __init__(self, model: Model, prompts: Sequence[Prompt], seed: int, scratch: Path) -> None:
         pairs = [(p, other) for p, other in zip(prompts, _others(prompts, seed), strict=True) if other is not None]
         if len({own.image for own, _ in pairs}) < 2:
-            raise BadInput(
-                "the image's way is told from its answers' loss on another image of as many tokens: give two or more images"
-            )
+            raise BadInput("an image's way is told by comparing it with another one of as many tokens: give two or more images")
         self.model, self.pairs = model, pairs
         self.units = [unit_of(own) for own, _ in pairs]
         self.again = Again(model, cases(model, [p for pair in pairs for p in pair]), scratch)
         self.answers = [_given(own) for own, _ in pairs]
-        logits = self._logits(model.depth, None)
+        logits = self._logits(model.depth, unchanged)
         self.answers = [given or [int(of[0].argmax())] for given, of in zip(self.answers, logits[::2], strict=True)]
         self.before = self._said(logits)
 
@@ -122,14 +120,14 @@ class _Bench:
         log_p = torch.stack(each).reshape(-1, 2).T
         return Said(log_p, log_p - (-torch.expm1(log_p)).log())
 
-    def _logits(self, begin: int, knockout: Knockout | None) -> list[Tensor]:
+    def _logits(self, begin: int, changed: Changed) -> list[Tensor]:
         """(tokens of the answer, V) float64 of each prompt, own and other in turn."""
         rows: dict[int, Tensor] = {}
 
         def finish(case: Case, normed: Tensor) -> None:
             rows.update({id(p): normed[predicting(case, k)] for k, p in enumerate(case.prompts)})
 
-        self.again.walk(finish, begin, **({} if knockout is None else {"changed": knockout}))
+        self.again.walk(finish, begin, changed=changed)
         with torch.no_grad(), self.model.here("head"):
             return [self.model.unembed(rows[id(p)]).double().cpu() for pair in self.pairs for p in pair]
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, bench, claims, compare, data, doctor, edit, lens, merge, neurons, phantom, probe, study
+from medlens.cli import answer, bench, claims, compare, data, doctor, edit, lens, merge, neurons, phantom, probe, reliance, study
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("claims")(claims.command)
 app.command("compare")(compare.command)
 app.command("probe")(probe.command)
 app.command("neurons")(neurons.command)
+app.command("reliance")(reliance.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.command("edit")(edit.command)

@@ -15,7 +15,11 @@ from medlens.walk.room import Files
 from medlens.walk.way import Way, through
 
 Finish = Callable[[Case, Tensor], None]  # a case, and its last state behind the final norm, (T, d)
-Changed = Callable[[Case, int, Way], Way]  # a case's way to the one that its block is to be called by: see `knockout`
+Changed = Callable[[Case, int, Way], Way]  # a case's way to the one that this block is to be called by: see `knockout`
+
+
+def unchanged(_case: Case, _block: int, way: Way) -> Way:
+    return way
 
 
 class Again:
@@ -35,7 +39,7 @@ class Again:
 
     def walk(
         self, finish: Finish, begin: int | None = None, which: Sequence[int] | None = None, end: int | None = None,
-        changed: Changed = lambda case, block, way: way,
+        changed: Changed = unchanged,
     ) -> None:  # fmt: skip
         """From state `begin` on (default: the last one, with nothing to walk), the cases of these numbers (default: all). Calls of
         a block come in the order of `which`. end: stop in front of this block, and finish nothing."""

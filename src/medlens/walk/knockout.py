@@ -1,7 +1,7 @@
 """Attention knockout: tokens of one group can no longer look at those of another, in chosen blocks (Geva et al. 2023).
 
-What is changed is the mask that a block is called with, in a copy of its step: neither the model nor the way is touched, so there is
-nothing to put back. A knocked-out way always holds an additive mask, which "eager" and "sdpa" both take.
+What is changed is the mask that a block is called with, in a copy of its step: neither the model nor the way is touched, so there
+is nothing to put back. A knocked-out way always holds an additive mask, which "eager" and "sdpa" both take.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class Knockout:
         if block not in self.blocks:
             return way
         if way.attention not in ("eager", "sdpa"):
-            raise BadInput(
-                f"attention is blocked under eager and sdpa; this model runs {way.attention}: load it with one of the two"
-            )
+            raise BadInput(f"attention is blocked under eager and sdpa; this model runs {way.attention}: use one of these")
         step = way.steps[block]
         if MASK not in step.call.kwargs:
             raise BadModel(f"{self.model.name}: block {block} of {self.model.family} is called without {MASK}: nothing to block")
