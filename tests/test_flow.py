@@ -5,8 +5,10 @@ import copy
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 
 import medlens
+import tiny
 from medlens import hooks, store
 from medlens._reliance.flow import flow, reads_image, width_of, windows
 from medlens.errors import BadInput, BadModel
@@ -80,6 +82,34 @@ def test_a_sliding_window_is_kept(tiny_llava, tmp_path, window):
         for k, prompt in enumerate(case.prompts):
             at, own = case.pack.rows(k), len(prompt.tokens) - 1
             torch.testing.assert_close(logits[at[own]], with_image_keys_masked(model, prompt)[own], atol=2e-5, rtol=1e-5)
+
+
+FAMILIES = [(family, 64) for family in ("gemma3", "idefics3", "llava_next")] + [("gemma3", 5), ("paligemma", None)]
+
+
+@pytest.mark.parametrize(("family", "window"), FAMILIES)
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # paligemma's own processor
+def test_in_every_family(family, window, tmp_path):
+    """Masks by kind, tokens that see each other both ways, questions that cannot be packed."""
+    model = medlens.load(*tiny.build(family, **({} if window is None else {"sliding_window": window})))
+    picture = Image.radial_gradient("L").convert("RGB").resize((80, 56))
+    asked = [
+        medlens.Sample(picture, q, id=q, image_id="one") for q in ("is there a lesion on the image?", "which modality is this?")
+    ]
+    laid = cases(model, [prepare(model, sample) for sample in asked])
+    found = logits_with(model, laid, tmp_path, Knockout(model, (READS,), range(model.depth)))
+    for case, logits in zip(laid, found, strict=True):
+        for k, prompt in enumerate(case.prompts):
+            last = predicting(case, k)[-1]
+            torch.testing.assert_close(logits[last], with_image_keys_masked(model, prompt)[-1], atol=2e-5, rtol=1e-5)
+
+
+def test_streamed_is_resident(phantom, prompts, tmp_path):
+    streamed = medlens.load("phantom", memory="100kB")
+    assert streamed.weights is not None
+    with_paths = {"paths": (READS,), "width": 6}
+    ours = flow(phantom, prompts, tmp_path / "resident", **with_paths)
+    assert flow(streamed, prompts, tmp_path / "streamed", **with_paths) == ours
 
 
 def test_only_the_blocks_of_the_window_are_changed(phantom, prompts, tmp_path):
