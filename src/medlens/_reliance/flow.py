@@ -121,7 +121,7 @@ class _Bench:
         return Said(log_p, log_p - (-torch.expm1(log_p)).log())
 
     def _logits(self, begin: int, changed: Changed) -> list[Tensor]:
-        """(tokens of the answer, V) float64 of each prompt, own and other in turn."""
+        """(places that predict, V) float64 of each prompt, own and other in turn."""
         rows: dict[int, Tensor] = {}
 
         def finish(case: Case, normed: Tensor) -> None:

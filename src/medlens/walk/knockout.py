@@ -23,7 +23,7 @@ from medlens.walk.packing import additive, visible
 from medlens.walk.way import Way
 
 MASK = "attention_mask"  # what every block of transformers is called with
-LAST = "last"  # the rows that predict: the token in front of the answer, and the answer's tokens
+LAST = "last"  # the rows that predict: the token in front of the answer, and all behind it
 PATHS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: whose tokens are no longer seen, and by whose
     "image to question": ("image", ("text",)),
     "image to template": ("image", ("template",)),
@@ -87,8 +87,8 @@ class Knockout:
 
 
 def predicting(case: Case, branch: int) -> list[int]:
-    """The places of a case whose logits say a prompt's answer: of the token in front of it, and of all its own (the last one's
-    say what would follow it)."""
+    """The places of a case whose logits say a prompt's answer: of the token in front of it, and of all behind (the last ones say
+    what would follow it)."""
     tokens, rows = case.prompts[branch].tokens, case.pack.rows(branch)
     return rows[min(tokens.where("answer"), default=len(tokens)) - 1 :]
 
