@@ -9,9 +9,9 @@ import polars as pl
 
 import medlens
 from medlens import store
-from medlens._reliance.flow import flow, reads_image
+from medlens._reliance.flow import flow
 from medlens.report.charts import as_files
-from medlens.report.flow import flow_chart, said_of
+from medlens.report.flow import flow_chart, reads_image, said_of
 from medlens.walk.forward import prepare
 
 IMAGES, SEED = 60, 4

@@ -2,6 +2,7 @@
 
 import copy
 
+import jinja2
 import polars as pl
 import pytest
 import torch
@@ -10,10 +11,10 @@ from PIL import Image
 import medlens
 import tiny
 from medlens import hooks, store
-from medlens._reliance.flow import flow, reads_image, width_of, windows
+from medlens._reliance.flow import flow, one_of_each, width_of, windows
 from medlens.errors import BadInput, BadModel
 from medlens.report.charts import as_svg
-from medlens.report.flow import flow_chart, said_of
+from medlens.report.flow import flow_chart, flow_section, reads_image, said_of
 from medlens.walk import knockout
 from medlens.walk.again import Again, unchanged
 from medlens.walk.cases import arguments, cases
@@ -221,7 +222,7 @@ def test_the_phantom_reads_its_image(rows):
 
 @pytest.mark.parametrize("name", ["phantom:textonly", "phantom:random"])
 def test_nothing_is_read_where_there_is_nothing(name, tmp_path):
-    found = flowing(name, tmp_path / "states")
+    found = flowing(name, tmp_path / "states", images=24)
     assert reads_image(found) == []
     if name == "phantom:textonly":
         assert all(abs(row["own_value"]) < 1e-3 for row in found)
@@ -247,6 +248,12 @@ def test_a_row_is_what_transformers_says_prompt_by_prompt(tmp_path):
     assert row["relative_value"] == pytest.approx(sum(shares) / len(shares), abs=1e-5)
 
 
+def test_one_question_is_taken_of_each_image(prompts):
+    found = one_of_each(prompts)
+    assert [p.image for p in found] == list(dict.fromkeys(p.image for p in prompts))
+    assert one_of_each(prompts, 1) == prompts[:1]
+
+
 def test_every_block_lies_in_as_many_windows():
     for depth, width in ((8, 2), (5, 3), (4, 4), (3, 1)):
         found = windows(depth, width)
@@ -266,8 +273,17 @@ def test_a_block_reads_where_every_window_with_it_is_hurt():
 
 
 def test_it_is_drawn_and_said(rows):
-    svg = as_svg(flow_chart(pl.DataFrame(rows, schema=store.TABLES["flow"])))
+    table = pl.DataFrame(rows, schema=store.TABLES["flow"])
+    svg = as_svg(flow_chart(table))
     assert all(path in svg for path in SHOWN)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("medlens.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = "{:.3g}".format
+    page = environment.get_template("flow.html.j2").render(flow=flow_section(table))
+    assert page.count("<svg") == 2
+    assert said_of(reads_image(rows)) in page
+    assert f"<td>{everywhere(rows)['value']:.3g}</td>" in page
     assert said_of([]) == "In no block is it seen that the image is read."
     assert said_of([3]) == "The image is read in block 3."
     assert said_of([0, 1, 4, 6, 7]) == "The image is read in blocks 0 to 1, 4, 6 to 7."

@@ -33,8 +33,8 @@ def section(turns: Turns) -> str:
     return f"## Attention knockout\n\n{ABOUT}\n\n{table}"
 
 
-ABOUT = f"""No token sees the image in a window of {WIDTH} of {SHAPE.depth} blocks, {SHAPE.width} wide; one question on one image of 576
-tokens. A walk computes the image tower, a knockout does not. All take turns in one process, {ROUNDS} times."""
+ABOUT = f"""No token sees the image in a window of {WIDTH} of {SHAPE.depth} blocks, {SHAPE.width} wide; one question on one image of
+576 tokens. A walk computes the image tower, a knockout does not. All take turns in one process, {ROUNDS} times."""
 
 
 def walked(folder: str) -> Callable[[], dict[str, float]]:

@@ -7,7 +7,7 @@ Understanding Information Storage and Transfer in Multi-modal LLMs; Zhang et al.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +24,8 @@ from medlens.walk.again import Again, Changed, unchanged
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.knockout import PATHS, Knockout, predicting
 
-LEAST = 0.1  # nats of log-odds: of what changes less than this nobody would say that the answer rests on it
 CONFIDENCE = 0.95
-READS = "image to all"  # the path by which the blocks that read the image are told
+IMAGES = 60  # so many make intervals narrow enough on the phantom
 Tick = Callable[[], None]
 
 
@@ -45,6 +44,15 @@ def width_of(depth: int) -> int:
 def windows(depth: int, width: int) -> list[range]:
     """Windows of `width` blocks, one block further each time, clipped at both ends, so that every block lies in `width` of them."""
     return [range(max(0, begin), min(depth, begin + width)) for begin in range(1 - width, depth)]
+
+
+def one_of_each(prompts: Sequence[Prompt], images: int = IMAGES) -> list[Prompt]:
+    """The first prompt of each of the first `images` images: another image tells more than another question on the same one."""
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        if "image" in prompt.tokens.groups:
+            first.setdefault(prompt.image, prompt)
+    return list(first.values())[:images]
 
 
 def flow(
@@ -76,23 +84,6 @@ def flow(
             found.append(_row(path, window, bench.before, after, bench.units, len(sliding)))
             tick()
     return found
-
-
-def reads_image(rows: Sequence[Mapping[str, Any]], least: float = LEAST) -> list[int]:
-    """The blocks in which the image is read, of rows of the table `flow`: those of which every window that holds the block costs
-    the answer more on its own image than on another, by more than `least` nats of log-odds, surely (`own_most` < -least).
-
-    Every window, because one that holds a reading block is hurt whatever its other blocks do. What can be read just as well in
-    either of two blocks is found only by windows that hold both.
-    """
-    depth = max((row["end"] for row in rows), default=0)
-    sliding = [row for row in rows if row["path"] == READS and row["end"] - row["begin"] < depth]
-    hurt = {b: [_surely(row, least) for row in sliding if row["begin"] <= b < row["end"]] for b in range(depth)}
-    return [b for b, found in hurt.items() if found and all(found)]
-
-
-def _surely(row: Mapping[str, Any], least: float) -> bool:
-    return row["own_most"] is not None and row["own_most"] < -least
 
 
 class _Bench:

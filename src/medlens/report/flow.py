@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from medlens.report.charts import Chart, side_by_side, titled
+from medlens.report.charts import Chart, as_svg, side_by_side, titled
 from medlens.report.lines import Line
 
+LEAST = 0.1  # nats of log-odds: of what changes less than this nobody would say that the answer rests on it
+READS = "image to all"  # the path by which the blocks that read the image are told
 COLOURS = {  # Okabe-Ito
     "image to all": "#111111",
     "image to question": "#0072B2",
@@ -32,11 +35,29 @@ def flow_chart(rows: pl.DataFrame) -> Chart:
     return titled("attention blocked", flow_charts(rows))
 
 
-def flow_section(rows: pl.DataFrame, blocks: list[int]) -> dict[str, Any]:
-    """What a page says of it: the charts, the rows with all blocks, and the blocks in which the image is read."""
-    depth = rows["end"].max()
-    everywhere = rows.filter((pl.col("begin") == 0) & (pl.col("end") == depth))
-    return {"charts": flow_charts(rows), "everywhere": everywhere.to_dicts(), "said": said_of(blocks), "blocks": blocks}
+def flow_section(rows: pl.DataFrame) -> dict[str, Any]:
+    """What `flow.html.j2` shows: the charts, the rows with all blocks, and a sentence."""
+    depth, listed = rows["end"].max(), rows.to_dicts()
+    charts = {name: as_svg(chart) for name, chart in flow_charts(rows).items()}
+    everywhere = [row for row in listed if (row["begin"], row["end"]) == (0, depth)]
+    return {"charts": charts, "everywhere": everywhere, "said": said_of(reads_image(listed)), "least": LEAST, "width": _width(rows)}
+
+
+def reads_image(rows: Sequence[Mapping[str, Any]], least: float = LEAST) -> list[int]:
+    """The blocks in which the image is read, of rows of the table `flow`: those of which every window that holds the block costs
+    the answer more on its own image than on another, by more than `least` nats of log-odds, surely (`own_most` < -least).
+
+    Every window, because one that holds a reading block is hurt whatever its other blocks do. What can be read just as well in
+    either of two blocks is found only by windows that hold both.
+    """
+    depth = max((row["end"] for row in rows), default=0)
+    sliding = [row for row in rows if row["path"] == READS and row["end"] - row["begin"] < depth]
+    hurt = {b: [_surely(row, least) for row in sliding if row["begin"] <= b < row["end"]] for b in range(depth)}
+    return [b for b, found in hurt.items() if found and all(found)]
+
+
+def _surely(row: Mapping[str, Any], least: float) -> bool:
+    return row["own_most"] is not None and row["own_most"] < -least
 
 
 def said_of(blocks: list[int]) -> str:
