@@ -175,6 +175,24 @@ TABLES: dict[str, dict[str, Any]] = {
         "pictures": pl.List(pl.String),  # relative to the run
         "note": pl.String,
     },
+    "flow": {  # what it costs when attention is blocked along a path, in a window of blocks
+        "path": pl.String,  # whose tokens are not seen, and by whose: "image to last"; see `medlens.walk.knockout`
+        "begin": pl.Int32,  # the window's first block
+        "end": pl.Int32,  # the one behind its last; windows are clipped at both ends of the model, and one holds all blocks
+        "value": pl.Float64,  # change of the answer's log-odds, mean over samples, with its interval
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "relative_value": pl.Float64,  # change of the answer's probability, as a share of what it was
+        "relative_low": pl.Float64,
+        "relative_high": pl.Float64,
+        "own_value": pl.Float64,  # change of log-odds less the same on another image: below 0, the image's own part is lost
+        "own_low": pl.Float64,
+        "own_high": pl.Float64,
+        "own_most": pl.Float64,  # upper end for `own_value`, corrected for the number of windows (Bonferroni)
+        "n": pl.Int64,  # samples
+        "images": pl.Int64,  # or patients, where the data name them
+        "note": pl.String,
+    },
     "reliance": {  # every question with another image, the answer teacher-forced
         "sample": pl.String,
         "swap": pl.String,  # blank, noise, shuffled, other (patient, with another answer), alike (same organ and modality)
@@ -315,6 +333,11 @@ class Run:
     def cards(self) -> pl.DataFrame:
         """Single units, looked at."""
         return self._table("cards")
+
+    @cached_property
+    def flow(self) -> pl.DataFrame:
+        """What blocked attention costs, one path and window a row."""
+        return self._table("flow")
 
     @cached_property
     def reliance(self) -> pl.DataFrame:
