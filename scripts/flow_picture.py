@@ -9,7 +9,7 @@ import polars as pl
 
 import medlens
 from medlens import store
-from medlens._reliance.flow import flow
+from medlens._flow import flow
 from medlens.report.charts import as_files
 from medlens.report.flow import flow_chart, reads_image, said_of
 from medlens.walk.forward import prepare

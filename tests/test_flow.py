@@ -11,7 +11,7 @@ from PIL import Image
 import medlens
 import tiny
 from medlens import hooks, store
-from medlens._reliance.flow import flow, one_of_each, width_of, windows
+from medlens._flow import flow, one_of_each, width_of, windows
 from medlens.errors import BadInput, BadModel
 from medlens.report.charts import as_svg
 from medlens.report.flow import flow_chart, flow_section, reads_image, said_of

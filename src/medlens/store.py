@@ -224,6 +224,16 @@ TABLES: dict[str, dict[str, Any]] = {
         "images": pl.Int64,
         "note": pl.String,
     },
+    "importance": {  # how much each block does, by several rules; a larger value: more
+        "rule": pl.String,  # nonlinearity, block_influence, angular_distance; image_reading: nats of log-odds, see `flow`
+        "layer": pl.Int32,  # the block
+        "tokens": pl.String,  # image, text, all
+        "value": pl.Float64,  # NaN where undefined, and `note` says why
+        "low": pl.Float64,  # interval, by leaving out folds of whole images
+        "high": pl.Float64,
+        "n": pl.Int64,  # rows of hidden states (samples, of image_reading)
+        "note": pl.String,
+    },
     "claims": {  # verdicts, one a line: see `medlens.claims`
         "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
         "sentence": pl.String,  # of the published study; empty for the user's own
@@ -353,6 +363,11 @@ class Run:
     def reliance_by(self) -> pl.DataFrame:
         """Both, by question type, organ, modality."""
         return self._table("reliance_by")
+
+    @cached_property
+    def importance(self) -> pl.DataFrame:
+        """How much each block does, by several rules."""
+        return self._table("importance")
 
     @cached_property
     def claims(self) -> pl.DataFrame:
