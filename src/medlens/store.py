@@ -234,6 +234,18 @@ TABLES: dict[str, dict[str, Any]] = {
         "n": pl.Int64,  # rows of hidden states (samples, of image_reading)
         "note": pl.String,
     },
+    "shortcuts": {  # what covering what is written on an image does, beyond covering another patch as large
+        "group": pl.String,  # type of question
+        "followed": pl.Boolean,  # surely more than the rule asks for: a shortcut
+        "value": pl.Float64,  # change of the answer's log-odds, either way: of the mark covered, less of a patch elsewhere
+        "low": pl.Float64,  # interval, corrected for the types of question (Bonferroni)
+        "high": pl.Float64,
+        "changed": pl.Float64,  # share of answers that covering the mark changes
+        "changed_elsewhere": pl.Float64,  # and covering another patch
+        "n": pl.Int64,
+        "images": pl.Int64,
+        "note": pl.String,
+    },
     "claims": {  # verdicts, one a line: see `medlens.claims`
         "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
         "sentence": pl.String,  # of the published study; empty for the user's own
@@ -368,6 +380,11 @@ class Run:
     def importance(self) -> pl.DataFrame:
         """How much each block does, by several rules."""
         return self._table("importance")
+
+    @cached_property
+    def shortcuts(self) -> pl.DataFrame:
+        """Whether answers follow what is written on the image, by type of question."""
+        return self._table("shortcuts")
 
     @cached_property
     def claims(self) -> pl.DataFrame:
