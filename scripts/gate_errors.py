@@ -37,7 +37,9 @@ for name in NAMES:
     rows.append({"model": f"`{name}`", "answers": n, "gated (95 %)": f"{share:.3f} ({low:.3f}–{high:.3f})", **quantiles})
     print(rows[-1], flush=True)
 lowest, highest = shifts["phantom:textonly"].quantile(1 - ERROR), shifts["phantom"].quantile(ERROR)
-assert lowest is not None and highest is not None and lowest < BOUND < highest, (lowest, BOUND, highest)
+assert lowest is not None
+assert highest is not None
+assert lowest < BOUND < highest, (lowest, BOUND, highest)
 said = (
     f"{n:,} questions on {len(set(images)):,} fresh slices (seed {SEED:,}), written by `python scripts/gate_errors.py`. "
     f"Any bound from {lowest:.1g} to {highest:.3g} would gate at most 5 % of `phantom` and at least 95 % of `phantom:textonly`; "

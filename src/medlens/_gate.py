@@ -116,8 +116,8 @@ def swapped(
     """Every question with its own image and with others, the answer teacher-forced: one row a question and swap.
 
     answers: the model's own (with their ids), or texts; by default (and where one is None), greedy ones. All questions on an image,
-    its own and those for which it stands in, share one pack. `tick` is called once for each question that is done. spill: of a streamed
-    model, a folder where states wait.
+    its own and those for which it stands in, share one pack. `tick` is called once for each question that is done. spill: of a
+    streamed model, a folder where states wait.
     Raises BadImage, and NotFinite, naming the sample.
     """
     said = _said(model, prompts, answers)

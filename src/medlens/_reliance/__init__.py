@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medlens import _record, store
+from medlens._flow import flow, one_of_each, width_of, windows
 from medlens._gate import Gate, gates_of, swapped
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
-from medlens._flow import flow, one_of_each, width_of, windows
 from medlens._reliance.shortcuts import shortcuts
 from medlens._reliance.swapping import of_gates, of_swaps, summed_up
 from medlens._swaps import unit_of
@@ -29,6 +29,7 @@ from medlens.walk.cases import Prompt
 from medlens.walk.generate import answers, decoding_of
 from medlens.walk.knockout import PATHS
 
+FOLLOWED = 24  # images: each window of blocks is a walk of them
 PHANTOM_SAMPLES = 600  # of all kinds of question: on some 100 slices
 
 
@@ -118,13 +119,13 @@ class _Job:
     def _follow(self) -> None:
         """Where the image is read, on one question of each of a few images; or why that cannot be told."""
         model, told = self.prepared.model, {id(p): str(said) for p, said in zip(self.prompts, self.said, strict=True)}
-        chosen = one_of_each(self.prompts)
-        chosen = [
-            replace(p, tokens=prompts_.read(model, p.sample, p.look, told[id(p)])) if told[id(p)] else p for p in chosen
-        ]  # fmt: skip
+        chosen = one_of_each(self.prompts, FOLLOWED)
+        chosen = [replace(p, tokens=prompts_.read(model, p.sample, p.look, told[id(p)] or None)) for p in chosen]
         self.watcher.begin("following the image", len(PATHS) * (len(windows(model.depth, width_of(model.depth))) + 1))
         try:
-            self.tables["flow"] = flow(model, chosen, self.scratch / "flow", seed=self.prepared.plan.seed, tick=self.watcher.tick)
+            self.tables["flow"] = flow(
+                model, chosen, self.scratch / "flow", paths=PATHS, seed=self.prepared.plan.seed, tick=self.watcher.tick
+            )
         except (BadInput, BadModel) as e:
             self.tables["flow"], self.no_flow = [], str(e)
 

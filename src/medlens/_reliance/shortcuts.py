@@ -1,4 +1,4 @@
-"""Shortcuts: does an answer follow what was written on the image, and not what was imaged? Marks are covered, and it is asked again."""
+"""Shortcuts: does an answer follow what is written on the image, not what was imaged? Marks are covered, and it is asked again."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def covered(image: Image.Image, mask: np.ndarray) -> Image.Image:
 
 
 def shortcuts(
-    model: Model, prompts: Sequence[Prompt], said: Sequence[Answer | str], *, seed: int = 0, tick: Callable[[], None] = lambda: None,
-    spill: Path | None = None,
+    model: Model, prompts: Sequence[Prompt], said: Sequence[Answer | str], *, seed: int = 0,
+    tick: Callable[[], None] = lambda: None, spill: Path | None = None,
 ) -> list[Row]:  # fmt: skip
     """Rows of the table `shortcuts`, one of each type of question: what covering what is written does to the log-odds of the
     answer, beyond what covering a patch of the same shape elsewhere does (mean of CONTROLS), and how many answers it changes.

@@ -1,4 +1,4 @@
-"""Verdicts on reliance: a traffic light for each type of question, and one sentence. Functions of a run's tables, by written rules."""
+"""Verdicts on reliance: a traffic light for each type of question, and a sentence. From a run's tables, by written rules."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def write_reliance(folder: Path) -> None:
     environment.filters |= {"number": _number, "percent": _percent, "share": _share}
     page = environment.get_template("reliance.html.j2").render(
         manifest=run.manifest, verdict=verdict(run), lights=lights(run), swaps=_swaps(run), others=_others(run), gated=_gated(run),
-        bound=run.gates["bound"][0],
-        shortcuts=run.shortcuts.to_dicts(), flow=flow_section(run.flow) if run.flow.height else None, shared=_shared(run), rule={"rests": RESTS, "most": MOST, "fewest": FEWEST},
+        bound=run.gates["bound"][0], shared=_shared(run), rule={"rests": RESTS, "most": MOST, "fewest": FEWEST},
+        shortcuts=run.shortcuts.to_dicts(), flow=flow_section(run.flow) if run.flow.height else None,
     )  # fmt: skip
     store.write(folder / "report.html", page)
 
