@@ -30,7 +30,7 @@ BRIGHTER, WINDOW = 1.15, 0.85  # grey values times this; and the width of the wi
 SAME = 0.5  # share of words (F1) that two answers that say the same have more than in common
 ORDERS = ("yes or no ?", "no or yes ?")
 SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-SIDED = "names a side"  # the group of questions with left or right in question or answer
+SIDED = "names a side"  # the group of samples whose own answer says left or right: which a mirror must swap
 
 Row = dict[str, Any]
 
@@ -183,7 +183,7 @@ def _compared(
                 continue
             expected = before[number]
         sample = shown[number].sample
-        sided = bool(SIDES.search(f"{sample.question} {own[number]}"))
+        sided = bool(SIDES.search(own[number]))
         found.append({
             "sample": sample.id, "unit": unit_of(shown[number]), "kind": change.kind, "question_type": sample.question_type or "",
             "sided": sided, "question": change.question, "own": own[number], "expected": expected, "said": text,
@@ -202,7 +202,7 @@ def contradictions(each: Sequence[Row]) -> list[Row]:
                 groups[kind, group].append(row)
     found = [_row(kind, group, rows) for (kind, group), rows in groups.items()]
     if each and ("mirrored", SIDED) not in groups:
-        why = "no question and no answer names a side: nothing has to swap"
+        why = "no answer names a side: nothing has to swap"
         found.append(dict.fromkeys(("contradicted", "low", "high")) | _named("mirrored", SIDED, 0, 0, why))
     order = ("any", *KINDS)
     return sorted(found, key=lambda row: (order.index(row["kind"]), row["question_type"] != "all", row["question_type"]))
