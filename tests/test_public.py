@@ -65,6 +65,7 @@ NAMES = [
     "explain",
     "neurons",
     "probe",
+    "reliance",
     "read",
     "self_similarity",
     "stats",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medlens._neighbours import neighbours as neighbours
     from medlens._neurons import neurons as neurons
     from medlens._probe import probe as probe
+    from medlens._reliance import reliance as reliance
     from medlens._study import forecast as forecast
     from medlens._study import study as study
     from medlens._tune import load_lens as load_lens
@@ -80,6 +81,7 @@ _HOMES = {
     "medlens._neighbours": ("Neighbours", "neighbours"),
     "medlens._neurons": ("neurons",),
     "medlens._probe": ("probe",),
+    "medlens._reliance": ("reliance",),
     "medlens._study": ("forecast", "study"),
     "medlens._tune": ("load_lens", "train_lens"),
     "medlens._units": ("occurrence_of_units",),

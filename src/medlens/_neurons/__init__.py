@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from medlens import _record, store
+from medlens._gate import gates, stamp
 from medlens._neurons.cards import Reader, card
 from medlens._neurons.concepts import HALVES, Concept, concepts_of, places_of
 from medlens._neurons.effects import FEW, MAIN, Effects, dose
@@ -34,6 +35,7 @@ from medlens.walk.units import Names, check_names
 
 CARDS, DRAWS = 5, 100
 OTHER = "other"  # domain of images of which none of the words is true
+GATED = 12  # samples of a word (and as many of others) that are tried on other images
 PHANTOM_SAMPLES = 2_400  # of all kinds of question: on some 400 slices
 
 
@@ -110,7 +112,7 @@ class _Job:
         self.prompts = [p for p in prepared.prompts if any(p.sample.id in c.true for c in concepts)]
         self.places = places_of(self.prompts, concepts, self.seed)
         tested = {s for of in self.places.values() for s, place in of.items() if place.half == "test"}
-        self.told: dict[str, Any] = {"known": {}, "test": [p.sample.id for p in self.prompts if p.sample.id in tested]}
+        self.told: dict[str, Any] = {"known": {}, "gate": {}, "test": [p.sample.id for p in self.prompts if p.sample.id in tested]}
 
     def run(self) -> None:
         model, concepts, watcher = self.prepared.model, self.concepts, self.watcher
@@ -143,8 +145,21 @@ class _Job:
             self.tables["cards"].append(made | {"pictures": names})
             self.pictures |= {n: masked(self.prepared.model, *of) for n, of in zip(names, masks[unit], strict=True)}
         self.told["known"][concept.word] = [known.low, known.high]
+        self.told["gate"][concept.word] = self._gate(concept)
         self.tables["neurons"] += found.rows[concept.word]
         self.tables["effects"] += effects.rows
+
+    def _gate(self, concept: Concept) -> dict[str, Any]:
+        """Whether the word rests on the image as an answer, of some test samples of which it is true (those of which it is false
+        lend their images)."""
+        places = self.places[concept.id]
+        halves = {
+            true: [p for p in self.prompts if concept.true.get(p.sample.id) == true and places[p.sample.id].half == "test"][:GATED]
+            for true in (True, False)
+        }
+        chosen = [*halves[True], *halves[False]]
+        found = gates(self.prepared.model, chosen, answers=[concept.word] * len(chosen), seed=self.seed)[: len(halves[True])]
+        return {"answers": len(found), "gated": sum(not gate.rests for gate in found), "words": stamp(found)}
 
     def _reader(self, found: Found) -> Reader:
         first: dict[str, dict[str, Prompt]] = {half: {} for half in HALVES}

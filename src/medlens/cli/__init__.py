@@ -9,7 +9,23 @@ from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, bench, claims, compare, data, doctor, edit, explain, lens, merge, neurons, phantom, probe, study
+from medlens.cli import (
+    answer,
+    bench,
+    claims,
+    compare,
+    data,
+    doctor,
+    edit,
+    explain,
+    lens,
+    merge,
+    neurons,
+    phantom,
+    probe,
+    reliance,
+    study,
+)
 from medlens.errors import MedlensError
 
 app = typer.Typer(
@@ -25,6 +41,7 @@ app.command("compare")(compare.command)
 app.command("probe")(probe.command)
 app.command("explain")(explain.command)
 app.command("neurons")(neurons.command)
+app.command("reliance")(reliance.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.command("edit")(edit.command)

@@ -61,6 +61,7 @@ def _section(run: store.Run, concept: dict[str, Any]) -> dict[str, Any]:
     return {
         "concept": concept,
         "known": run.manifest["neurons"]["known"][word],
+        "gate": run.manifest["neurons"]["gate"][word],
         "top": effects.filter(pl.col("of") == "top").to_dicts(),
         "others": effects.filter(pl.col("of") == "others").to_dicts(),
         "chart": dose_chart(effects),
