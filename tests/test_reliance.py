@@ -13,6 +13,7 @@ from scipy.spatial.distance import jensenshannon
 import medlens
 from medlens import _reliance
 from medlens._gate import BOUND, Gate, Swapped, divergence, gate_of, gates, of_answer, stamp, swapped
+from medlens._reliance.consistency import consistency
 from medlens._reliance.shortcuts import covered, looks_written, written
 from medlens._reliance.swapping import Judged, mean_of, right
 from medlens._swaps import FEWEST, KINDS, Swap, shuffled, swaps
@@ -28,8 +29,8 @@ NO_LOOK = Look(dict, ())
 
 @pytest.fixture(scope="module")
 def asked():
-    """Some 30 slices, each asked two questions: of a third of them something is marked, and of half there is a lesion."""
-    return medlens.phantom.samples(64, 3, ("presence", "place"))
+    """Some 25 slices, asked two questions each: on half of them something is marked, and half show a lesion."""
+    return medlens.phantom.samples(48, 3, ("presence", "place"))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,8 @@ def runs(asked, tmp_path_factory):
 
 
 def _follow_little(patch):
-    """Where the image is read has tests of its own."""
+    """Consistency, and where the image is read, are looked at elsewhere."""
+    patch.setattr(_reliance, "consistency", lambda model, prompts, **rest: consistency(model, prompts[:6], **rest))
     patch.setattr(_reliance, "FOLLOWED", 2)
     patch.setattr(_reliance, "PATHS", ("image to all",))
 

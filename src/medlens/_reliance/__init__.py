@@ -50,9 +50,9 @@ def reliance(
     question type, organ, modality and the fields of `plan.by`, with intervals that leave out whole images (patients, where the data
     name them). plan: limit, seed, answers (generated or given), and how the model is loaded.
 
-    Then what is written on images is covered (`shortcuts`); images are mirrored, turned, cropped, and questions paraphrased (`changes`,
-    `consistency`); how sure the model is is held against how often it is right (`calibration`, `confidence`); and attention to the
-    image is blocked in a few blocks at a time, on one question of each of some images (`flow`).
+    Then what is written on images is covered (`shortcuts`); images are mirrored, turned, cropped, and questions paraphrased
+    (`changes`, `consistency`); how sure the model is is held against how often it is right (`calibration`, `confidence`); and
+    attention to the image is blocked in a few blocks at a time, on one question of each of some images (`flow`).
 
     The run has these tables, `reliance`, `gates` and `reliance_by`, and a page, report.html.
     Raises a MedlensError: see `study`, and BadInput where there is no image, or only one patient's, so that none can be swapped in.
