@@ -43,8 +43,8 @@ class Judged(NamedTuple):
 def judged(prompts: Sequence[Prompt], said: Sequence[Answer | str]) -> list[Judged]:
     """The answers whose truth is known and that the model wrote itself (a given answer has no probabilities, and is left out).
 
-    The confidence is the probability of the answer as a whole: the product over its tokens, the end among them. Of a long free answer
-    it is small whatever the model knows: calibration means something for closed questions and short answers.
+    The confidence is the probability of the answer as a whole: the product over its tokens, the end among them. Of a long free
+    answer it is small whatever the model knows: calibration means something for closed questions and short answers.
     """
     found = []
     for prompt, text in zip(prompts, said, strict=True):
@@ -56,8 +56,8 @@ def judged(prompts: Sequence[Prompt], said: Sequence[Answer | str]) -> list[Judg
 
 
 def calibration(answers: Sequence[Judged]) -> list[Row]:
-    """Rows of the table `calibration`, of all answers and of closed ones: bins of equal mass (accuracy at the mean confidence), ECE,
-    debiased squared calibration error, Brier score, accuracy; with intervals that leave out one image (patient) at a time."""
+    """Rows of the table `calibration`, of all answers and of closed ones: bins of equal mass (accuracy at the mean confidence),
+    ECE, debiased squared calibration error, Brier score, accuracy; with intervals that leave out one image (patient) at a time."""
     found: list[Row] = []
     for group, own in (("all", answers), ("closed", [one for one in answers if one.closed])):
         if not own:
@@ -95,9 +95,9 @@ def abstaining(
 ) -> list[Row]:  # fmt: skip
     """Rows of the table `confidence`: the accuracy of the answers that are given, when others are withheld.
 
-    Curves: confidence (the least sure are withheld, down to each of COVERAGES), random (as many withheld at random: the control, with
-    the middle 95 % of DRAWS draws), and one point each: rests (answers that do not depend on the image are withheld), consistent
-    (those that any change contradicted), both. rests, consistent: by sample; samples that they do not name are given.
+    Curves: confidence (the least sure are withheld, down to each of COVERAGES), random (as many withheld at random: the control,
+    with the middle 95 % of DRAWS draws), and one point each: rests (answers that do not depend on the image are withheld),
+    consistent (those that any change contradicted), both. rests, consistent: by sample; samples that they do not name are given.
     """
     if not answers:
         return []

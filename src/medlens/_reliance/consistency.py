@@ -139,7 +139,7 @@ def _key(words: Sequence[str]) -> set[str]:
 def consistency(
     model: Model, prompts: Sequence[Prompt], *, tick: Callable[[], None] = lambda: None, spill: Path | None = None
 ) -> list[Row]:
-    """Rows of the table `changes`: each question asked again of the changed image, and in other words; one row a question and change.
+    """Rows of the table `changes`: each question asked again of the changed image, and in other words; one row for each of them.
 
     The model's own greedy answers are compared, whatever is true: this asks whether it agrees with itself. All that is asked of one
     picture shares a pack. Prompts without an image, or with several, are left out. `tick` is called once for each of the others.
@@ -193,8 +193,8 @@ def _compared(
 
 
 def contradictions(each: Sequence[Row]) -> list[Row]:
-    """Rows of the table `consistency`: the share of contradicted answers by kind of change and question type ("all", and SIDED), with
-    95 % intervals clustered by patient or image (`stats.intervals.clustered`). each: rows of `changes`."""
+    """Rows of the table `consistency`: the share of contradicted answers by kind of change and question type ("all", and SIDED),
+    with 95 % intervals clustered by patient or image (`stats.intervals.clustered`). each: rows of `changes`."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in each:
         for kind in ("any", row["kind"]):

@@ -60,8 +60,8 @@ def brier(confidence: Sequence[float], right: Sequence[float]) -> Value:
 
 
 def selective_accuracy(confidence: Sequence[float], right: Sequence[float], coverage: float) -> Value:
-    """Share of right answers among the `coverage` (0..1) of them that are given with most confidence; of answers of equal confidence
-    at the edge, each counts in part (no order of the data is better than another). Source: El-Yaniv and Wiener 2010."""
+    """Share of right answers among the `coverage` (0..1) of them that are given with most confidence; of answers of equal
+    confidence at the edge, each counts in part (no order of the data is better than another). Source: El-Yaniv and Wiener 2010."""
     sure, hit = np.asarray(confidence, float), np.asarray(right, float)
     kept = round(coverage * len(sure))
     if not kept:

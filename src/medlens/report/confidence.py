@@ -9,7 +9,11 @@ import polars as pl
 from medlens.report.charts import SOFT, Chart, as_svg
 
 INK, CONTROL = "#0072B2", "#7F7F7F"
-POINTS = {"rests": "image-free withheld", "consistent": "inconsistent withheld", "both": "both withheld"}
+POINTS = {
+    "rests": "ignore the image: withheld",
+    "consistent": "contradict themselves: withheld",
+    "both": "both: withheld",
+}
 SIZE = {"width": 300, "height": 220}
 
 
@@ -27,8 +31,8 @@ def reliability_chart(rows: pl.DataFrame, group: str = "all") -> Chart:
 
 
 def abstaining_chart(rows: pl.DataFrame) -> Chart:
-    """Accuracy of the answers that are given against the share of them that is given: by confidence, the control of as many withheld
-    at random, and the points of answers withheld by the gate and by consistency. rows: of the table `confidence`."""
+    """Accuracy of the answers that are given against the share of them that is given: by confidence, the control of as many
+    withheld at random, and the points of answers withheld by the gate and by consistency. rows: of the table `confidence`."""
     known = rows.filter(pl.col("value").is_not_null()).sort("coverage")
     least = min(1.0, *known["low"].drop_nulls().to_list(), *known["value"].to_list())
     x = {"field": "coverage", "type": "quantitative", "title": "share of answers given", "scale": {"domain": [0, 1]}}
@@ -41,7 +45,12 @@ def abstaining_chart(rows: pl.DataFrame) -> Chart:
         mark = {"type": "line", "color": colour, "strokeDash": dash}
         layers.append({"data": {"values": values}, "mark": mark, "encoding": {"x": x, "y": {**y, "field": "value"}}})
     values = [{**row, "word": POINTS[row["curve"]]} for row in known.filter(pl.col("curve").is_in(list(POINTS))).to_dicts()]
-    shape = {"field": "word", "type": "nominal", "title": None, "legend": {"orient": "bottom", "labelColor": SOFT, "columns": 1}}
+    shape = {
+        "field": "word",
+        "type": "nominal",
+        "title": None,
+        "legend": {"orient": "bottom", "labelColor": SOFT, "labelLimit": 280, "columns": 1},
+    }
     at = {"x": x, "y": {**y, "field": "value"}, "shape": shape}
     layers.append({"data": {"values": values}, "mark": {"type": "point", "size": 90, "color": "#D55E00"}, "encoding": at})
     return {"layer": layers, **SIZE}
