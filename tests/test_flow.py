@@ -1,6 +1,8 @@
 """Attention knockout and flow curves: against plain transformers, and on models that see nothing or know nothing."""
 
 import copy
+import math
+import re
 
 import jinja2
 import polars as pl
@@ -11,7 +13,7 @@ from PIL import Image
 import medlens
 import tiny
 from medlens import hooks, store
-from medlens._flow import flow, one_of_each, width_of, windows
+from medlens._flow import flow, log_probability, one_of_each, width_of, windows
 from medlens.errors import BadInput, BadModel
 from medlens.report.charts import as_svg
 from medlens.report.flow import flow_chart, flow_section, reads_image, said_of
@@ -21,6 +23,7 @@ from medlens.walk.cases import arguments, cases
 from medlens.walk.forward import prepare
 from medlens.walk.knockout import PATHS, Knockout, predicting
 
+CHARTS = True  # are drawn
 READS = "image to all"
 
 
@@ -248,6 +251,13 @@ def test_a_row_is_what_transformers_says_prompt_by_prompt(tmp_path):
     assert row["relative_value"] == pytest.approx(sum(shares) / len(shares), abs=1e-5)
 
 
+def test_the_log_probability_of_a_sure_answer_has_digits():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [90.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    assert log_probability(logits, [0]) == pytest.approx(float(logits[0].log_softmax(0)[0]))
+    assert log_probability(logits, [1, 0]) == pytest.approx(float(logits[0].log_softmax(0)[1]))
+    assert log_probability(logits[1:], [0]) == pytest.approx(-2 * math.exp(-90), rel=1e-12)
+
+
 def test_one_question_is_taken_of_each_image(prompts):
     found = one_of_each(prompts)
     assert [p.image for p in found] == list(dict.fromkeys(p.image for p in prompts))
@@ -274,8 +284,8 @@ def test_a_block_reads_where_every_window_with_it_is_hurt():
 
 def test_it_is_drawn_and_said(rows):
     table = pl.DataFrame(rows, schema=store.TABLES["flow"])
-    svg = as_svg(flow_chart(table))
-    assert all(path in svg for path in SHOWN)
+    texts = re.findall(r">([^<>]+)</text>", as_svg(flow_chart(table)))
+    assert [texts.count(path) for path in SHOWN] == [2, 2]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("medlens.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
