@@ -1,7 +1,7 @@
 """Write the table of docs/reliance.md that the bound of the gate stands on: how often each phantom's answers are gated, on fresh
 slices, and between which bounds both errors are at most 5 %.
 
-python scripts/gate_errors.py [--n 2000]
+python scripts/gate_errors.py [--n 1000]
 """
 
 import argparse
@@ -12,17 +12,17 @@ import polars as pl
 
 import medlens
 from medlens._gate import BOUND, gates
-from medlens.models.phantom import NAMES
 from medlens.phantom.card import markdown
 from medlens.stats.intervals import clustered
 from medlens.walk.forward import prepare
 
 PAGE = Path(__file__).parent.parent / "docs" / "reliance.md"
+NAMES = ("phantom", "phantom:shortcut", "phantom:textonly")  # of an untrained one every answer is another babble
 SEED = 50_000
 ERROR = 0.05
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--n", type=int, default=2_000)
+parser.add_argument("--n", type=int, default=1_000)
 n = parser.parse_args().n
 
 samples = medlens.phantom.samples(n, SEED)
@@ -37,7 +37,9 @@ for name in NAMES:
     rows.append({"model": f"`{name}`", "answers": n, "gated (95 %)": f"{share:.3f} ({low:.3f}–{high:.3f})", **quantiles})
     print(rows[-1], flush=True)
 lowest, highest = shifts["phantom:textonly"].quantile(1 - ERROR), shifts["phantom"].quantile(ERROR)
-assert lowest is not None and highest is not None and lowest < BOUND < highest, (lowest, BOUND, highest)
+assert lowest is not None
+assert highest is not None
+assert lowest < BOUND < highest, (lowest, BOUND, highest)
 said = (
     f"{n:,} questions on {len(set(images)):,} fresh slices (seed {SEED:,}), written by `python scripts/gate_errors.py`. "
     f"Any bound from {lowest:.1g} to {highest:.3g} would gate at most 5 % of `phantom` and at least 95 % of `phantom:textonly`; "

@@ -31,7 +31,8 @@ def picture(tmp_path, name, value=90):
 
 def test_tables_have_the_columns_of_the_contract(run):
     # a study writes every other table
-    of_other_commands = {"neurons", "effects", "cards", "flow", "importance", "reliance", "gates", "reliance_by"}
+    of_other_commands = {"neurons", "effects", "cards", "flow", "importance", "reliance", "gates", "reliance_by", "shortcuts"}
+    of_other_commands |= {"changes", "consistency", "calibration", "confidence"}
     assert {path.stem for path in run.path.glob("*.parquet")} == store.TABLES.keys() - of_other_commands
     for name in store.TABLES.keys() - of_other_commands:
         table, columns = getattr(run, name), store.TABLES[name]

@@ -116,17 +116,25 @@ def swapped(
     """Every question with its own image and with others, the answer teacher-forced: one row a question and swap.
 
     answers: the model's own (with their ids), or texts; by default (and where one is None), greedy ones. All questions on an image,
-    its own and those for which it stands in, share one pack. `tick` is called once for each question that is done. spill: of a streamed
-    model, a folder where states wait.
+    its own and those for which it stands in, share one pack. `tick` is called once for each question that is done. spill: of a
+    streamed model, a folder where states wait.
     Raises BadImage, and NotFinite, naming the sample.
     """
     said = _said(model, prompts, answers)
+    return under(model, prompts, said, swaps(model, prompts, said, seed), tick=tick, spill=spill)
+
+
+def under(
+    model: Model, prompts: Sequence[Prompt], said: Sequence[Answer | str], others: Sequence[Sequence[Swap]], *,
+    tick: Tick = lambda: None, spill: Path | None = None,
+) -> list[Swapped]:  # fmt: skip
+    """`swapped`, under swaps of one's own choice for each prompt."""
     ids = [_ids(model, prompt, text) for prompt, text in zip(prompts, said, strict=True)]
     asked: list[_Asked] = []
-    for k, (prompt, answer, others) in enumerate(zip(prompts, ids, swaps(model, prompts, said, seed), strict=True)):
-        if others and answer:
+    for k, (prompt, answer, swapped_in) in enumerate(zip(prompts, ids, others, strict=True)):
+        if swapped_in and answer:
             asked.append(_Asked(k, None, _told(model, prompt, Swap("own", 0, prompt.image, prompt.look), answer)))
-            asked += [_Asked(k, swap, _told(model, prompt, swap, answer)) for swap in others]
+            asked += [_Asked(k, swap, _told(model, prompt, swap, answer)) for swap in swapped_in]
     rows = _read(model, asked, [len(i) for i in ids], tick, spill)
     return _compared(model, prompts, asked, ids, rows)
 

@@ -224,6 +224,50 @@ TABLES: dict[str, dict[str, Any]] = {
         "images": pl.Int64,
         "note": pl.String,
     },
+    "changes": {  # every question asked again of a changed image, or in other words; own greedy answers are compared
+        "sample": pl.String,
+        "unit": pl.String,  # patient, where the data name them, else image
+        "kind": pl.String,  # mirrored, turned left, turned right, cropped, brighter, windowed, paraphrased, order
+        "question_type": pl.String,
+        "sided": pl.Boolean,  # the own answer names left or right
+        "question": pl.String,  # as it was asked
+        "own": pl.String,  # the answer without the change
+        "expected": pl.String,  # what it must be with it
+        "said": pl.String,
+        "contradicted": pl.Boolean,
+    },
+    "consistency": {  # summed up
+        "kind": pl.String,  # as above, or any
+        "question_type": pl.String,  # or all, or "names a side"
+        "contradicted": pl.Float64,  # share of answers, with its interval clustered by patient (image); null where there are none
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "n": pl.Int64,
+        "images": pl.Int64,  # or patients
+        "note": pl.String,
+    },
+    "calibration": {  # how sure the model is, held against how often it is right
+        "group": pl.String,  # all, closed (the true answer is yes or no)
+        "measure": pl.String,  # bin (accuracy at a mean confidence), ece, squared (debiased), brier, accuracy
+        "bin": pl.Int32,  # by rising confidence, of equal mass; null for what is of all of them
+        "confidence": pl.Float64,
+        "value": pl.Float64,
+        "low": pl.Float64,  # interval, by leaving out whole patients (images)
+        "high": pl.Float64,
+        "n": pl.Int64,
+        "images": pl.Int64,
+        "note": pl.String,
+    },
+    "confidence": {  # accuracy of the answers that are given, when others are withheld
+        "curve": pl.String,  # confidence, random (the control); rests, consistent, both: one point each
+        "coverage": pl.Float64,  # share of answers that are given
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "n": pl.Int64,
+        "images": pl.Int64,
+        "note": pl.String,
+    },
     "importance": {  # how much each block does, by several rules; a larger value: more
         "rule": pl.String,  # nonlinearity, block_influence, angular_distance; image_reading: nats of log-odds, see `flow`
         "layer": pl.Int32,  # the block
@@ -232,6 +276,18 @@ TABLES: dict[str, dict[str, Any]] = {
         "low": pl.Float64,  # interval, by leaving out folds of whole images
         "high": pl.Float64,
         "n": pl.Int64,  # rows of hidden states (samples, of image_reading)
+        "note": pl.String,
+    },
+    "shortcuts": {  # what covering what is written on an image does, beyond covering another patch as large
+        "group": pl.String,  # type of question
+        "followed": pl.Boolean,  # surely more than the rule asks for: a shortcut
+        "value": pl.Float64,  # change of the answer's log-odds, either way: of the mark covered, less of a patch elsewhere
+        "low": pl.Float64,  # interval, corrected for the types of question (Bonferroni)
+        "high": pl.Float64,
+        "changed": pl.Float64,  # share of answers that covering the mark changes
+        "changed_elsewhere": pl.Float64,  # and covering another patch
+        "n": pl.Int64,
+        "images": pl.Int64,
         "note": pl.String,
     },
     "claims": {  # verdicts, one a line: see `medlens.claims`
@@ -365,9 +421,34 @@ class Run:
         return self._table("reliance_by")
 
     @cached_property
+    def changes(self) -> pl.DataFrame:
+        """What became of each answer when image or words were changed."""
+        return self._table("changes")
+
+    @cached_property
+    def consistency(self) -> pl.DataFrame:
+        """Share of answers that contradict themselves, by kind of change and question type."""
+        return self._table("consistency")
+
+    @cached_property
+    def calibration(self) -> pl.DataFrame:
+        """How sure the model is, held against how often it is right."""
+        return self._table("calibration")
+
+    @cached_property
+    def confidence(self) -> pl.DataFrame:
+        """What abstaining buys: accuracy at each coverage."""
+        return self._table("confidence")
+
+    @cached_property
     def importance(self) -> pl.DataFrame:
         """How much each block does, by several rules."""
         return self._table("importance")
+
+    @cached_property
+    def shortcuts(self) -> pl.DataFrame:
+        """Whether answers follow what is written on the image, by type of question."""
+        return self._table("shortcuts")
 
     @cached_property
     def claims(self) -> pl.DataFrame:

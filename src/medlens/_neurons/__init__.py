@@ -35,7 +35,7 @@ from medlens.walk.units import Names, check_names
 
 CARDS, DRAWS = 5, 100
 OTHER = "other"  # domain of images of which none of the words is true
-GATED = 24  # samples of a word (and as many of others) whose answers are tried on other images
+GATED = 12  # samples of a word (and as many of others) that are tried on other images
 PHANTOM_SAMPLES = 2_400  # of all kinds of question: on some 400 slices
 
 
@@ -150,14 +150,15 @@ class _Job:
         self.tables["effects"] += effects.rows
 
     def _gate(self, concept: Concept) -> dict[str, Any]:
-        """Whether answers rest on the image, of some test samples of which the word is true (those of which it is false lend their
-        images)."""
+        """Whether the word rests on the image as an answer, of some test samples of which it is true (those of which it is false
+        lend their images)."""
         places = self.places[concept.id]
         halves = {
             true: [p for p in self.prompts if concept.true.get(p.sample.id) == true and places[p.sample.id].half == "test"][:GATED]
             for true in (True, False)
         }
-        found = gates(self.prepared.model, [*halves[True], *halves[False]], seed=self.seed)[: len(halves[True])]
+        chosen = [*halves[True], *halves[False]]
+        found = gates(self.prepared.model, chosen, answers=[concept.word] * len(chosen), seed=self.seed)[: len(halves[True])]
         return {"answers": len(found), "gated": sum(not gate.rests for gate in found), "words": stamp(found)}
 
     def _reader(self, found: Found) -> Reader:

@@ -10,21 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from medlens import _record, store
+from medlens._flow import flow, one_of_each, width_of, windows
 from medlens._gate import Gate, gates_of, swapped
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
+from medlens._reliance.shortcuts import shortcuts
 from medlens._reliance.swapping import of_gates, of_swaps, summed_up
 from medlens._swaps import unit_of
 from medlens.budget import Meter
-from medlens.errors import BadInput
+from medlens.errors import BadInput, BadModel
 from medlens.findings import Findings
 from medlens.models import Model
+from medlens.models import prompt as prompts_
 from medlens.plan import Plan
 from medlens.report.reliance import write_reliance
 from medlens.types import Answer, Sample
 from medlens.unfinished import explained, unfinished
 from medlens.walk.cases import Prompt
 from medlens.walk.generate import answers, decoding_of
+from medlens.walk.knockout import PATHS
 
+FOLLOWED = 24  # images: each window of blocks is a walk of them
 PHANTOM_SAMPLES = 600  # of all kinds of question: on some 100 slices
 
 
@@ -43,7 +48,10 @@ def reliance(
     question type, organ, modality and the fields of `plan.by`, with intervals that leave out whole images (patients, where the data
     name them). plan: limit, seed, answers (generated or given), and how the model is loaded.
 
-    The run has the tables `reliance`, `gates` and `reliance_by`, and a page, report.html.
+    Then what is written on images is covered (`shortcuts`), and attention to the image is blocked in a few blocks at a time, on one
+    question of each of some images (`flow`).
+
+    The run has the tables `reliance`, `gates`, `reliance_by`, `shortcuts` and `flow`, and a page, report.html.
     Raises a MedlensError: see `study`, and BadInput where there is no image, or only one patient's, so that none can be swapped in.
     """
     watcher, out = watcher or Nobody(), Path(out)
@@ -65,7 +73,7 @@ def reliance(
             with work.becoming(out) as folder:
                 job.write(folder)
                 seconds = {"walking": round(time.monotonic() - began, 2)}
-                told = {"reliance": {"samples": len(shown), "left": len(prepared.prompts) - len(shown)}}
+                told = {"reliance": {"samples": len(shown), "left": len(prepared.prompts) - len(shown), "no_flow": job.no_flow}}
                 store.write_manifest(folder, _manifest(prepared, identity, seconds, meter.peak) | told)
                 write_reliance(folder)
     return store.open_run(out)
@@ -92,6 +100,7 @@ class _Job:
         self.said: list[Answer] = []
         self.gates: list[Gate] = []
         self.tables: dict[str, list[dict[str, Any]]] = {}
+        self.no_flow: str | None = None  # why
 
     def run(self) -> None:
         plan, model = self.prepared.plan, self.prepared.model
@@ -102,6 +111,23 @@ class _Job:
         self.tables["reliance"] = of_swaps(rows)
         self.tables["gates"] = of_gates(self.gates)
         self.tables["reliance_by"] = summed_up(self.prompts, self.said, rows, self.gates, plan.by)
+        self.watcher.begin("covering marks", len(self.prompts))
+        tick = self.watcher.tick
+        self.tables["shortcuts"] = shortcuts(model, self.prompts, self.said, seed=plan.seed, tick=tick, spill=self.scratch)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Where the image is read, on one question of each of a few images; or why that cannot be told."""
+        model, told = self.prepared.model, {id(p): str(said) for p, said in zip(self.prompts, self.said, strict=True)}
+        chosen = one_of_each(self.prompts, FOLLOWED)
+        chosen = [replace(p, tokens=prompts_.read(model, p.sample, p.look, told[id(p)] or None)) for p in chosen]
+        self.watcher.begin("following the image", len(PATHS) * (len(windows(model.depth, width_of(model.depth))) + 1))
+        try:
+            self.tables["flow"] = flow(
+                model, chosen, self.scratch / "flow", paths=PATHS, seed=self.prepared.plan.seed, tick=self.watcher.tick
+            )
+        except (BadInput, BadModel) as e:
+            self.tables["flow"], self.no_flow = [], str(e)
 
     def _answers(self) -> list[Answer]:
         """The model's own where the data give none."""

@@ -105,7 +105,7 @@ def _guess(samples: Sequence[Sample], unit: Mapping[str, str]) -> Row:
 
 
 def _groups(samples: Sequence[Sample], by: Sequence[str]) -> list[tuple[str, str, frozenset[str]]]:
-    """(field, value, ids of its samples): all, then each value of question type, organ and modality, and of the fields asked for."""
+    """(field, value, ids of its samples): all, then each value of question type, organ, modality and the fields asked for."""
     tags = {name for sample in samples for name in sample.tags if any(word in name.casefold() for word in ALIKE)}
     fields = [] if all(sample.question_type is None for sample in samples) else ["question_type"]
     found = [("all", "all", frozenset(sample.id for sample in samples))]

@@ -1,4 +1,4 @@
-"""Verdicts on reliance: a traffic light for each type of question, and one sentence. Functions of a run's tables, by written rules."""
+"""Verdicts on reliance: a traffic light for each type of question, and a sentence. From a run's tables, by written rules."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def verdict(run: store.Run) -> str:
 
 
 def shortcuts(run: store.Run) -> set[str]:
-    """Types of question whose answers follow a shortcut."""
-    return set()
+    """Types of question whose answers follow what is written on the image."""
+    return set(run.shortcuts.filter(pl.col("followed"))["group"])
 
 
 def summary(run: store.Run) -> pl.DataFrame:
@@ -92,7 +92,7 @@ def _light(group: str, numbers: dict[str, dict[str, Any]], shortcut: bool) -> Li
     if rests["value"] < 1:
         reasons.append(f"{100 * (1 - rests['value']):.0f} % of the answers do not depend on the image")
     if shortcut:
-        reasons.append("the answers follow a shortcut")
+        reasons.append("the answers follow what is written on the image")
     if "right" in numbers and not _knows(numbers):
         reasons.append("right no more often than by guessing")
     if rests["images"] < FEWEST:

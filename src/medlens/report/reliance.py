@@ -10,6 +10,7 @@ import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.report.flow import flow_section
 from medlens.report.lights import FEWEST, MOST, RESTS, lights, verdict
 
 SWAPS = {
@@ -32,6 +33,7 @@ def write_reliance(folder: Path) -> None:
     page = environment.get_template("reliance.html.j2").render(
         manifest=run.manifest, verdict=verdict(run), lights=lights(run), swaps=_swaps(run), others=_others(run), gated=_gated(run),
         bound=run.gates["bound"][0], shared=_shared(run), rule={"rests": RESTS, "most": MOST, "fewest": FEWEST},
+        shortcuts=run.shortcuts.to_dicts(), flow=flow_section(run.flow) if run.flow.height else None,
     )  # fmt: skip
     store.write(folder / "report.html", page)
 
