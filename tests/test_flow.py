@@ -111,9 +111,9 @@ def test_in_every_family(family, window, tmp_path):
 def test_streamed_is_resident(phantom, prompts, tmp_path):
     streamed = medlens.load("phantom", memory="100kB")
     assert streamed.weights is not None
-    with_paths = {"paths": (READS,), "width": 6}
-    ours = flow(phantom, prompts, tmp_path / "resident", **with_paths)
-    assert flow(streamed, prompts, tmp_path / "streamed", **with_paths) == ours
+    with_paths = {"paths": (READS,), "width": 1}
+    ours = flow(phantom, prompts[:4], tmp_path / "resident", **with_paths)
+    assert flow(streamed, prompts[:4], tmp_path / "streamed", **with_paths) == ours
 
 
 def test_only_the_blocks_of_the_window_are_changed(phantom, prompts, tmp_path):
@@ -196,7 +196,7 @@ def test_what_cannot_be_blocked(phantom, prompts, tmp_path):
 SHOWN = (READS, "image to template")
 
 
-def flowing(name, folder, paths=(READS,), images=34):
+def flowing(name, folder, paths=(READS,), images=26):
     """One question on each of so many images, with its true answer."""
     model = medlens.load(name)
     return flow(model, prompts_of(model, 6 * images, answers=True)[::6], folder, paths=paths)
@@ -225,7 +225,7 @@ def test_the_phantom_reads_its_image(rows):
 
 @pytest.mark.parametrize("name", ["phantom:textonly", "phantom:random"])
 def test_nothing_is_read_where_there_is_nothing(name, tmp_path):
-    found = flowing(name, tmp_path / "states", images=24)
+    found = flowing(name, tmp_path / "states", images=12)
     assert reads_image(found) == []
     if name == "phantom:textonly":
         assert all(abs(row["own_value"]) < 1e-3 for row in found)
