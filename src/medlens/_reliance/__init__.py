@@ -13,6 +13,8 @@ from medlens import _record, store
 from medlens._flow import flow, one_of_each, width_of, windows
 from medlens._gate import Gate, gates_of, swapped
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
+from medlens._reliance.confidence import abstaining, calibration, judged
+from medlens._reliance.consistency import consistency, contradictions
 from medlens._reliance.shortcuts import shortcuts
 from medlens._reliance.swapping import of_gates, of_swaps, summed_up
 from medlens._swaps import unit_of
@@ -48,10 +50,11 @@ def reliance(
     question type, organ, modality and the fields of `plan.by`, with intervals that leave out whole images (patients, where the data
     name them). plan: limit, seed, answers (generated or given), and how the model is loaded.
 
-    Then what is written on images is covered (`shortcuts`), and attention to the image is blocked in a few blocks at a time, on one
-    question of each of some images (`flow`).
+    Then what is written on images is covered (`shortcuts`); images are mirrored, turned, cropped, and questions paraphrased (`changes`,
+    `consistency`); how sure the model is is held against how often it is right (`calibration`, `confidence`); and attention to the
+    image is blocked in a few blocks at a time, on one question of each of some images (`flow`).
 
-    The run has the tables `reliance`, `gates`, `reliance_by`, `shortcuts` and `flow`, and a page, report.html.
+    The run has these tables, `reliance`, `gates` and `reliance_by`, and a page, report.html.
     Raises a MedlensError: see `study`, and BadInput where there is no image, or only one patient's, so that none can be swapped in.
     """
     watcher, out = watcher or Nobody(), Path(out)
@@ -114,7 +117,19 @@ class _Job:
         self.watcher.begin("covering marks", len(self.prompts))
         tick = self.watcher.tick
         self.tables["shortcuts"] = shortcuts(model, self.prompts, self.said, seed=plan.seed, tick=tick, spill=self.scratch)
+        self._agree()
         self._follow()
+
+    def _agree(self) -> None:
+        """Whether the model agrees with itself; and what withholding answers buys, by that and by how sure it is."""
+        model, watcher = self.prepared.model, self.watcher
+        watcher.begin("changing images and words", len(self.prompts))
+        changed = consistency(model, self.prompts, tick=watcher.tick, spill=self.scratch)
+        agrees = {row["sample"]: True for row in changed} | {row["sample"]: False for row in changed if row["contradicted"]}
+        own = judged(self.prompts, self.said)
+        rests = {gate.sample: gate.rests for gate in self.gates}
+        self.tables |= {"changes": changed, "consistency": contradictions(changed), "calibration": calibration(own)}
+        self.tables["confidence"] = abstaining(own, rests, agrees, seed=self.prepared.plan.seed)
 
     def _follow(self) -> None:
         """Where the image is read, on one question of each of a few images; or why that cannot be told."""

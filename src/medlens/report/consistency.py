@@ -28,7 +28,10 @@ def consistency_chart(rows: pl.DataFrame) -> Chart:
     y = {"field": "change", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 200}}
     x = {"type": "quantitative", "title": "share of answers contradicted", "scale": {"domain": [0, 1]}, "axis": {"format": ".0%"}}
     bar = {"mark": {"type": "bar", "color": INK, "opacity": 0.45}, "encoding": {"y": y, "x": {**x, "field": "contradicted"}}}
-    interval = {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}}}
+    interval = {
+        "mark": {"type": "rule", "strokeWidth": 2},
+        "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
+    }
     return {"data": {"values": values}, "layer": [bar, interval], "width": 300, "height": {"step": 24}}
 
 

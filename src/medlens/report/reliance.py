@@ -10,6 +10,8 @@ import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.report.confidence import POINTS, confidence_section
+from medlens.report.consistency import WORDS, consistency_section
 from medlens.report.flow import flow_section
 from medlens.report.lights import FEWEST, MOST, RESTS, lights, verdict
 
@@ -33,7 +35,9 @@ def write_reliance(folder: Path) -> None:
     page = environment.get_template("reliance.html.j2").render(
         manifest=run.manifest, verdict=verdict(run), lights=lights(run), swaps=_swaps(run), others=_others(run), gated=_gated(run),
         bound=run.gates["bound"][0], shared=_shared(run), rule={"rests": RESTS, "most": MOST, "fewest": FEWEST},
-        shortcuts=run.shortcuts.to_dicts(), flow=flow_section(run.flow) if run.flow.height else None,
+        consistency=consistency_section(run.consistency),
+        confidence=confidence_section(run.calibration, run.confidence) if run.confidence.height else None,
+        kinds=WORDS, withheld=POINTS, shortcuts=run.shortcuts.to_dicts(), flow=flow_section(run.flow) if run.flow.height else None,
     )  # fmt: skip
     store.write(folder / "report.html", page)
 
