@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from medlens.errors import BadInput
 from medlens.models.base import Model
@@ -23,6 +24,7 @@ from medlens.types import Value
 from medlens.walk.again import Again, Changed, unchanged
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.knockout import PATHS, Knockout, predicting
+from medlens.walk.target import log_odds
 
 CONFIDENCE = 0.95
 IMAGES = 60  # so many make intervals narrow enough on the phantom
@@ -107,8 +109,7 @@ class _Bench:
 
     def _said(self, logits: Sequence[Tensor]) -> Said:
         answers = [answer for answer in self.answers for _ in range(2)]
-        each = [of.log_softmax(-1)[range(len(ids)), ids].sum() for of, ids in zip(logits, answers, strict=True)]
-        log_p = torch.stack(each).reshape(-1, 2).T
+        log_p = torch.stack([log_probability(of, ids) for of, ids in zip(logits, answers, strict=True)]).reshape(-1, 2).T
         return Said(log_p, log_p - (-torch.expm1(log_p)).log())
 
     def _logits(self, begin: int, changed: Changed) -> list[Tensor]:
@@ -121,6 +122,12 @@ class _Bench:
         self.again.walk(finish, begin, changed=changed)
         with torch.no_grad(), self.model.here("head"):
             return [self.model.unembed(rows[id(p)]).double().cpu() for pair in self.pairs for p in pair]
+
+
+def log_probability(logits: Tensor, ids: Sequence[int]) -> Tensor:
+    """Of words, each behind a row of logits (at least as many, V) float64. By the log-odds, which have digits left for 1 - p where
+    the model is so sure of a word that p is 1."""
+    return logsigmoid(torch.stack([log_odds(row, word) for row, word in zip(logits, ids, strict=False)])).sum()
 
 
 def unit_of(prompt: Prompt) -> str:

@@ -58,4 +58,4 @@ class TurnSums:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> TurnSums:
         """Raises BadRun for missing or unknown names."""
         need("sums of turns", tensors, cls().tensors())
-        return cls(*(tensors[name].item() for name in ("n", "zeros", "cosines", "angles")))
+        return cls(int(tensors["n"]), int(tensors["zeros"]), float(tensors["cosines"]), float(tensors["angles"]))
