@@ -30,7 +30,7 @@ def picture(tmp_path, name, value=90):
 
 
 def test_tables_have_the_columns_of_the_contract(run):
-    of_other_commands = {"neurons", "effects", "cards"}  # a study writes every other table
+    of_other_commands = {"neurons", "effects", "cards", "heads"}  # a study writes every other table
     assert {path.stem for path in run.path.glob("*.parquet")} == store.TABLES.keys() - of_other_commands
     for name in store.TABLES.keys() - of_other_commands:
         table, columns = getattr(run, name), store.TABLES[name]

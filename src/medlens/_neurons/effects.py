@@ -146,13 +146,22 @@ class Effects:
 
     def _mean(self, values: Tensor, which: Sequence[int]) -> tuple[float, Interval]:
         """With what leaving out one image (patient) at a time says of it."""
-        groups = [self.bench.units[k] for k in which]
-        names = list(dict.fromkeys(groups))
-        at = torch.tensor([names.index(g) for g in groups])
-        total, n = (torch.zeros(len(names), dtype=torch.float64).index_add_(0, at, v) for v in (values, torch.ones_like(values)))
-        mean = Value(float(values.mean()), len(values))
-        rest = [Value(float((total.sum() - t) / (n.sum() - m)), int(n.sum() - m)) for t, m in zip(total, n, strict=True)]
-        return float(mean), jackknife(mean, rest if len(names) > 1 else [])
+        return mean_of(values, [self.bench.units[k] for k in which])
+
+
+def mean_of(values: Tensor, groups: Sequence[str]) -> tuple[float, Interval]:
+    """A mean (n), with what leaving out one group (image, patient) at a time says of it."""
+    return ratio_of(values, torch.ones_like(values), groups)
+
+
+def ratio_of(above: Tensor, below: Tensor, groups: Sequence[str]) -> tuple[float, Interval]:
+    """The sum of the one over the sum of the other, (n) each, in the same way."""
+    names = list(dict.fromkeys(groups))
+    at = torch.tensor([names.index(g) for g in groups])
+    top, low = (torch.zeros(len(names), dtype=torch.float64).index_add_(0, at, of.double()) for of in (above, below))
+    rest = [Value(float((top.sum() - t) / (low.sum() - m)), len(groups)) for t, m in zip(top, low, strict=True)]
+    full = Value(float(top.sum() / low.sum()), len(groups))
+    return float(full), jackknife(full, rest if len(names) > 1 else [])
 
 
 def dose(total: int, share: float) -> int:
