@@ -152,7 +152,7 @@ class Heads:
 
 
 class _Pairs:
-    """A word's samples with their donors, of one half: (n) log-odds of the clean and of the corrupted runs, and what patching does."""
+    """A word's samples with their donors, of one half: log-odds of clean and corrupted runs, (n) each, and what patching does."""
 
     def __init__(self, bench: Bench, concept: Concept) -> None:
         self.bench, self.concept = bench, concept
