@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medlens import hooks
 from medlens._neurons.concepts import Concept
-from medlens._neurons.effects import FEW, NO_DONOR, mean_of, ratio_of
+from medlens._neurons.effects import FEW, NO_DONOR, mean_of, ratio_of, share_of
 from medlens._neurons.find import predicting
 from medlens._neurons.prove import Bench
 from medlens.models.base import Model
@@ -97,7 +97,7 @@ class Heads:
         block, number = head
         groups, row = [self.test.units[k] for k in true], {"concept": concept.word, "layer": block, "head": number, "note": ""}
         for k, name in enumerate(("share", "text_share")):
-            mean, interval = mean_of(self.shares[list(true), block, number, k], groups)
+            mean, interval = share_of(self.shares[list(true), block, number, k], groups)
             row |= {name: mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         return row
 
