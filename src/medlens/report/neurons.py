@@ -116,7 +116,7 @@ def dose_chart(effects: pl.DataFrame) -> Chart:
 def head_maps(heads: pl.DataFrame) -> Chart:
     """Blocks by heads: how much of a head's attention goes to the image, and what patching it restores."""
     share = {"scheme": "blues", "domain": [0, 1]}
-    most = max(heads["patch_in"].abs().max() or 0, 1e-9)  # pyright: ignore
+    most = max((abs(value) for value in heads["patch_in"].drop_nulls()), default=0.0) or 1.0
     restored = {"scheme": "blueorange", "domain": [-most, most]}
     return {
         "hconcat": [
