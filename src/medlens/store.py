@@ -129,7 +129,7 @@ TABLES: dict[str, dict[str, Any]] = {
     },
     "effects": {  # of changing units, on test images
         "concept": pl.String,
-        "of": pl.String,  # top (1 % of all units), dose (another share), unit (one), others (top, on images of other words)
+        "of": pl.String,  # top (1 % of all units), dose (another share), unit (one), others (top, on images of other words), heads
         "unit": pl.String,  # "12.431", of a single one
         "units": pl.Int32,
         "change": pl.String,  # zero, mean, resample, double, put in
@@ -324,6 +324,30 @@ TABLES: dict[str, dict[str, Any]] = {
         "changed_elsewhere": pl.Float64,  # and covering another patch
         "n": pl.Int64,
         "images": pl.Int64,
+    },
+    "heads": {  # attention heads, on test images
+        "concept": pl.String,
+        "layer": pl.Int32,  # the block
+        "head": pl.Int32,
+        "share": pl.Float64,  # of its attention that goes to image tokens, from the token that predicts; where the word is true
+        "share_low": pl.Float64,
+        "share_high": pl.Float64,
+        "text_share": pl.Float64,  # the same from the question's tokens behind the image
+        "text_share_low": pl.Float64,
+        "text_share_high": pl.Float64,
+        "discovery": pl.Float64,  # `patch_in` on discovery images
+        "rank": pl.Int32,  # by that
+        "top": pl.Boolean,  # whether it is among those that are patched together: rows "heads" of `effects`
+        "gap": pl.Float64,  # log-odds with the image, less those with another one of which the word is false
+        "patch_in": pl.Float64,  # change of the log-odds with the other image, the head as with the image
+        "patch_in_low": pl.Float64,
+        "patch_in_high": pl.Float64,
+        "patch_in_share": pl.Float64,  # of the gap; null where the gap's interval is not above 0
+        "patch_out": pl.Float64,  # change of the log-odds with the image, the head as with the other image
+        "patch_out_low": pl.Float64,
+        "patch_out_high": pl.Float64,
+        "patch_out_share": pl.Float64,
+        "images": pl.Int32,
         "note": pl.String,
     },
     "claims": {  # verdicts, one a line: see `medlens.claims`
@@ -500,6 +524,11 @@ class Run:
     def shortcuts(self) -> pl.DataFrame:
         """Whether answers follow what is written on the image, by type of question."""
         return self._table("shortcuts")
+
+    @cached_property
+    def heads(self) -> pl.DataFrame:
+        """Attention heads, patched, one a row."""
+        return self._table("heads")
 
     @cached_property
     def claims(self) -> pl.DataFrame:

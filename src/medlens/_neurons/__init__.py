@@ -18,12 +18,13 @@ from medlens._neurons.cards import Reader, card
 from medlens._neurons.concepts import HALVES, Concept, concepts_of, places_of
 from medlens._neurons.effects import FEW, MAIN, Effects, dose
 from medlens._neurons.find import Found, find
+from medlens._neurons.heads import CHEAP, Heads
 from medlens._neurons.heard import Texts
 from medlens._neurons.pictures import masked
 from medlens._neurons.prove import Bench
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens.budget import Meter
-from medlens.errors import BadInput
+from medlens.errors import BadInput, BadModel
 from medlens.findings import Findings
 from medlens.models import Model
 from medlens.plan import Plan
@@ -31,6 +32,7 @@ from medlens.report.neurons import write_neurons
 from medlens.types import Sample
 from medlens.unfinished import explained, unfinished
 from medlens.walk.cases import Prompt, cases
+from medlens.walk.heads import heads_of
 from medlens.walk.units import Names, check_names
 
 CARDS, DRAWS = 5, 100
@@ -50,6 +52,7 @@ def neurons(
     cards: int = CARDS,
     draws: int = DRAWS,
     names: tuple[str, str] = Names(),
+    heads: bool | None = None,
     watcher: Watcher | None = None,
 ) -> store.Run:
     """Find the units of the MLPs that make a model say a word of an image, prove that they matter, and read them; write a run.
@@ -58,9 +61,10 @@ def neurons(
     lesion), each of whose values that is one word of the vocabulary is a concept; with both, `concept` is the one value. Images
     (patients, where the data name them) are divided into halves: units are ranked on discovery images, and everything else is
     measured on test images. cards: of each word so many units are looked at one by one. draws: of layer-matched random units that
-    the top 1 % are compared with. names: of gate and down projection in a block. plan: limit, seed, and how the model is loaded.
+    the top 1 % are compared with. names: of gate and down projection in a block. heads: whether attention heads are looked
+    at too, one by one; by default where there are few (256). plan: limit, seed, and how the model is loaded.
 
-    The run has the tables `neurons`, `effects` and `cards`, and a page, report.html.
+    The run has the tables `neurons`, `effects`, `cards` and `heads`, and a page, report.html.
     Raises a MedlensError: see `study`, and BadInput for a word that no one token says and too few images of which it is true or
     false; BadModel for blocks without such parts.
     """
@@ -76,13 +80,14 @@ def neurons(
         if not shown:
             raise BadInput(f"units are looked for in what is seen; none of {len(prepared.prompts)} samples has an image")
         concepts, left = concepts_of(prepared.model, shown, concept, by)
-        asked = json.dumps([concept, by, cards, draws, list(names)])
+        patching = _patching(prepared.model, heads)
+        asked = json.dumps([concept, by, cards, draws, list(names), patching])
         identity = prepared.identity | {"neurons": hashlib.sha256(asked.encode()).hexdigest()[:16]}
         if (done := store.finished(out, identity)) is not None:
             return done
         began = time.monotonic()
         with unfinished(out, identity) as work:
-            job = _Job(prepared, concepts, Names(*names), cards, draws, work.scratch, watcher)
+            job = _Job(prepared, concepts, Names(*names), cards, draws, patching, work.scratch, watcher)
             job.run()
             with work.becoming(out) as folder:
                 job.write(folder)
@@ -92,6 +97,7 @@ def neurons(
                     "left": left,
                     "cards": cards,
                     "draws": draws,
+                    "heads": patching,
                 } | job.told
                 seconds = {"walking": round(time.monotonic() - began, 2)}
                 store.write_manifest(folder, _manifest(prepared, identity, seconds, meter.peak) | {"neurons": told})
@@ -103,11 +109,12 @@ class _Job:
     """Finds, proves and reads; then writes what came of it."""
 
     def __init__(
-        self, prepared: Prepared, concepts: list[Concept], names: Names, cards: int, draws: int, scratch: Path, watcher: Watcher
-    ) -> None:
+        self, prepared: Prepared, concepts: list[Concept], names: Names, cards: int, draws: int, patching: bool,
+        scratch: Path, watcher: Watcher,
+    ) -> None:  # fmt: skip
         self.prepared, self.concepts, self.names, self.cards, self.draws = prepared, concepts, names, cards, draws
-        self.scratch, self.watcher, self.seed = scratch, watcher, prepared.plan.seed
-        self.tables: dict[str, list[dict[str, Any]]] = {"neurons": [], "effects": [], "cards": []}
+        self.patching, self.scratch, self.watcher, self.seed = patching, scratch, watcher, prepared.plan.seed
+        self.tables: dict[str, list[dict[str, Any]]] = {"neurons": [], "effects": [], "cards": [], "heads": []}
         self.pictures: dict[str, bytes] = {}
         self.prompts = [p for p in prepared.prompts if any(p.sample.id in c.true for c in concepts)]
         self.places = places_of(self.prompts, concepts, self.seed)
@@ -126,6 +133,8 @@ class _Job:
         texts = Texts(model, [c.word for c in concepts], questions, self.names, self.seed)
         for concept in concepts:
             self._one(concept, found, bench, reader, texts)
+        if self.patching:
+            self._heads(bench)
 
     def _one(self, concept: Concept, found: Found, bench: Bench, reader: Reader, texts: Texts) -> None:
         watcher = self.watcher
@@ -161,6 +170,19 @@ class _Job:
         found = gates(self.prepared.model, chosen, answers=[concept.word] * len(chosen), seed=self.seed)[: len(halves[True])]
         return {"answers": len(found), "gated": sum(not gate.rests for gate in found), "words": stamp(found)}
 
+    def _heads(self, test: Bench) -> None:
+        model, concepts, watcher = self.prepared.model, self.concepts, self.watcher
+        watcher.begin("reading attention", len(test.prompts) * model.depth + 1)
+        discovery = Bench(
+            model, self.prompts, concepts, self.places, self.names, self.scratch, self.seed, watcher.tick, "discovery"
+        )  # fmt: skip
+        heads = Heads(model, discovery, test, self.draws, self.seed, watcher.tick)
+        for concept in concepts:
+            watcher.begin(f"patching heads for {concept.word}", heads.cost(concept))
+            rows, effects = heads.of(concept)
+            self.tables["heads"] += rows
+            self.tables["effects"] += effects
+
     def _reader(self, found: Found) -> Reader:
         first: dict[str, dict[str, Prompt]] = {half: {} for half in HALVES}
         for prompt in self.prompts:
@@ -195,6 +217,17 @@ def _check(plan: Plan, cards: int, draws: int) -> None:
         raise BadInput("units are found in one process: leave out workers and cluster")
     if cards < 1 or draws < FEW:
         raise BadInput(f"at least 1 card and {FEW} draws (fewer cannot tell anything at 5 %); got {cards} and {draws}")
+
+
+def _patching(model: Model, heads: bool | None) -> bool:
+    """Whether heads are looked at: one by one takes long where there are many. Raises BadModel where they were asked for and
+    attention has no such parts."""
+    if heads is not None:
+        return heads and all(heads_of(model, b) for b in range(model.depth))
+    try:
+        return sum(heads_of(model, b) for b in range(model.depth)) <= CHEAP
+    except BadModel:
+        return False
 
 
 def _told(model: Model, concept: Concept) -> dict[str, Any]:
