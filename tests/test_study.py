@@ -31,7 +31,19 @@ def picture(tmp_path, name, value=90):
 
 def test_tables_have_the_columns_of_the_contract(run):
     # a study writes every other table
-    of_other_commands = {"neurons", "effects", "cards", "maps", "leaderboard", "layers", "flow", "importance", "reliance", "gates"}
+    of_other_commands = {
+        "neurons",
+        "effects",
+        "cards",
+        "maps",
+        "checks",
+        "leaderboard",
+        "layers",
+        "flow",
+        "importance",
+        "reliance",
+        "gates",
+    }
     of_other_commands |= {"reliance_by", "shortcuts", "changes", "consistency", "calibration", "confidence", "heads"}
     assert {path.stem for path in run.path.glob("*.parquet")} == store.TABLES.keys() - of_other_commands
     for name in store.TABLES.keys() - of_other_commands:

@@ -187,6 +187,14 @@ TABLES: dict[str, dict[str, Any]] = {
         "right": pl.Float64,
         "bottom": pl.Float64,
     },
+    "checks": {  # of `explain`: the report cards of its maps
+        "method": pl.String,
+        "check": pl.String,  # deletion, insertion, weights drawn anew, slight noise, other methods, energy, pointing, IoU
+        "of": pl.String,  # the infill, what is measured, or the region's name
+        "value": pl.Float64,
+        "reference": pl.Float64,  # what it stands beside: the best random order, a bound, the better of centre and edges
+        "passed": pl.Boolean,  # null where it has no say in the verdict
+    },
     "leaderboard": {  # methods of attribution, on images that had no say in the choice of blocks and methods
         "question_type": pl.String,  # "all": of all types together
         "finding": pl.String,  # name of the region that was to be found; "all"
@@ -459,6 +467,11 @@ class Run:
     def cards(self) -> pl.DataFrame:
         """Single units, looked at."""
         return self._table("cards")
+
+    @cached_property
+    def checks(self) -> pl.DataFrame:
+        """The report cards of `explain`."""
+        return self._table("checks")
 
     @cached_property
     def leaderboard(self) -> pl.DataFrame:

@@ -11,7 +11,9 @@ from PIL import Image
 
 from medlens import saliency
 from medlens._explain.aims import Aimed, aimed, begin, every_logit, every_token, own_answer
+from medlens._explain.card import Card, Subject, cards
 from medlens._explain.page import Failed, Page, write
+from medlens._gate import Gate, gates
 from medlens._record import public_name
 from medlens.data.images import open_image
 from medlens.errors import BadInput, BadModel, MedlensError
@@ -31,7 +33,8 @@ METHODS = ("gradcam_attention", "relevance", "integrated_gradients")
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """Maps of one sample. answer: the model's own. maps: one of each method, of the one target. tokens: one of each token of
-    question and answer, by the first method. failed: methods that gave no map, and why. regions: pixels (height, width) of the
+    question and answer, by the first method. gate: whether the answer rests on the image. cards: of each map what speaks for and
+    against it. failed: methods that gave no map, and why. regions: pixels (height, width) of the
     sample's regions, where it has any."""
 
     model: str
@@ -43,12 +46,24 @@ class Explanation:
     tokens: tuple[Heatmap, ...]
     failed: tuple[Failed, ...]
     regions: np.ndarray | None
+    gate: Gate | None = None
+    cards: tuple[Card, ...] = ()
 
     def write(self, out: str | Path) -> Path:
         """Write `report.html`, each map as PNG and SVG, the table `maps.parquet`, `maps.safetensors` and `manifest.json`; whole, or
         not at all. Raises CannotWrite, and BadRun where something else is there."""
         page = Page(
-            self.model, self.sample, self.question, self.answer, self.image, self.maps, self.tokens, self.failed, self.regions
+            self.model,
+            self.sample,
+            self.question,
+            self.answer,
+            self.image,
+            self.maps,
+            self.tokens,
+            self.failed,
+            self.regions,
+            self.gate,
+            self.cards,
         )
         return write(Path(out), page)
 
@@ -64,6 +79,7 @@ def explain(
     layer: int | None = None,
     choices: Choices | None = None,
     tokens: bool = True,
+    card: bool = True,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> Explanation:
@@ -96,8 +112,11 @@ def explain(
     if not maps:
         raise BadModel(f"{model.name}: no method gave a map: {'; '.join(f'{f.method}: {f.reason}' for f in failed)}")
     of_tokens = job.of_each_token(every_token(model, prompt, own), maps[0].method) if tokens else []
+    gate = gates(model, [asked], answers=[own], seed=seed)[0] if card else None
+    subject = Subject(model, aim.prompt, aim.aim, image, sample.regions, at, choices, seed)
     found = Explanation(
-        public_name(model.name), sample.id, sample.question, str(own), image, tuple(maps), tuple(of_tokens), tuple(failed), regions
+        public_name(model.name), sample.id, sample.question, str(own), image, tuple(maps), tuple(of_tokens), tuple(failed), regions,
+        gate, tuple(cards(subject, maps, gate)) if gate else (),
     )  # fmt: skip
     if out is not None:
         found.write(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +15,15 @@ from PIL import Image
 from safetensors.numpy import save
 
 from medlens import store
+from medlens._explain.card import Card
+from medlens._gate import Gate
 from medlens.errors import BadRun
 from medlens.lens_page.svg import as_png
 from medlens.overlay import Style, limits, svg
 from medlens.types import Heatmap
 from medlens.unfinished import writing
 
-OURS = re.compile(r"report\.html|manifest\.json|maps\.(parquet|safetensors)|(map|token)-\d+(-[a-z_]+)?\.(png|svg)")
+OURS = re.compile(r"report\.html|manifest\.json|maps\.(parquet|safetensors)|checks\.parquet|(map|token)-\d+(-[a-z_]+)?\.(png|svg)")
 
 SMALL = 256  # pixels of the image in the maps of single tokens
 
@@ -44,6 +47,8 @@ class Page(NamedTuple):
     tokens: tuple[Heatmap, ...]
     failed: tuple[Failed, ...]
     regions: np.ndarray | None
+    gate: Gate | None
+    cards: tuple[Card, ...]
 
 
 def write(out: Path, page: Page) -> Path:
@@ -62,6 +67,7 @@ def write(out: Path, page: Page) -> Path:
             store.write(folder / f"token-{k}.png", as_png(picture))
         every = (*page.maps, *page.tokens)
         store.write_table(folder, "maps", [row for k, heatmap in enumerate(every) for row in _rows(k, heatmap)])
+        store.write_table(folder, "checks", [check._asdict() for card in page.cards for check in card.checks])
         store.write(folder / "maps.safetensors", save({f"map-{k}": of.values for k, of in enumerate(every)} | _places(every)))
         store.write_manifest(folder, _manifest(page))
         store.write(folder / "report.html", _render(page, drawn, small))
@@ -93,6 +99,8 @@ def _manifest(page: Page) -> dict[str, Any]:
         "answer": page.answer,
         "size": [page.image.height, page.image.width],
         "maps": [{"method": m.method, "target": m.target, "layer": m.layer, "note": m.note} for m in (*page.maps, *page.tokens)],
+        "gate": None if page.gate is None else asdict(page.gate),
+        "cards": [{"method": c.method, "verdict": c.verdict, "why": c.why, "said": c.said} for c in page.cards],
         "failed": [failed._asdict() for failed in page.failed],
     }
 
@@ -102,8 +110,9 @@ def _render(page: Page, drawn: list[str], small: list[str]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    cards = {card.method: card for card in page.cards}
     return environment.get_template("maps.html.j2").render(
         page=page,
-        maps=[(m, picture, limits(m)) for m, picture in zip(page.maps, drawn, strict=True)],
+        maps=[(m, picture, limits(m), cards.get(m.method)) for m, picture in zip(page.maps, drawn, strict=True)],
         tokens=list(zip(page.tokens, small, strict=True)),
     )

@@ -42,6 +42,7 @@ def command(
         str | None, typer.Option(help="What the published study did otherwise, to see what it moves: closed,maximum or all.")
     ] = None,
     tokens: Annotated[bool, typer.Option(help="Also a map of each token of question and answer.")] = True,
+    card: Annotated[bool, typer.Option(help="Also a report card for each map: some 300 walks of the sample.")] = True,
     seed: options.Seed = 0,
     vision_tower: options.VisionTower = "external",
     adapter: options.Adapter = None,
@@ -72,18 +73,31 @@ def command(
         bars.begin("explaining", 1)
         found = medlens.explain(
             loaded, asked, target=target, contrast=None if contrast is None else _words(contrast), begun=begun, layer=layer,
-            methods=None if methods is None else _words(methods), tokens=tokens, seed=seed,
+            methods=None if methods is None else _words(methods), tokens=tokens, card=card, seed=seed,
             choices=None if published is None else _choices(published),
         )  # fmt: skip
         bars.tick()
         bars.begin("drawing", 1)
         page = found.write(out)
         bars.tick()
+    if found.gate and not found.gate.rests:
+        print(f"medlens: {found.gate.words}", file=sys.stderr)
     for failed in found.failed:
         print(f"medlens: {failed.method} gave no map: {failed.reason}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"page": str(page), "answer": found.answer, "methods": [m.method for m in found.maps]}))
+        print(
+            json.dumps(
+                {
+                    "page": str(page),
+                    "answer": found.answer,
+                    "methods": [m.method for m in found.maps],
+                    "cards": {c.method: c.verdict for c in found.cards},
+                }
+            )
+        )
         return
+    for of in found.cards:
+        print(f"{of.method}: {of.verdict}{': ' if of.why else ''}{'; '.join(of.why)}{'; ' if of.said else ''}{of.said}")
     print(f"maps: {page}")
 
 
