@@ -115,7 +115,7 @@ def explain(
     gate = gates(model, [asked], answers=[own], seed=seed)[0] if card else None
     subject = Subject(model, aim.prompt, aim.aim, image, sample.regions, at, choices, seed)
     found = Explanation(
-        public_name(model.name), sample.id, sample.question, str(own), image, tuple(maps), tuple(of_tokens), tuple(failed), regions,
+        _called(model), sample.id, sample.question, str(own), image, tuple(maps), tuple(of_tokens), tuple(failed), regions,
         gate, tuple(cards(subject, maps, gate)) if gate else (),
     )  # fmt: skip
     if out is not None:
@@ -186,6 +186,11 @@ def _check(model: Model, sample: Sample, methods: Sequence[str], layer: int | No
     if layer is not None and not 0 <= layer < model.depth:
         raise BadInput(f"the blocks of {model.name} are 0 to {model.depth - 1}; got layer {layer}")
     return model.depth // 2 if layer is None else layer
+
+
+def _called(model: Model) -> str:
+    tower = model.origin.get("vision_tower")
+    return public_name(model.name) + (f", vision tower {tower['name']} ({tower['used']})" if tower else "")
 
 
 def _regions(sample: Sample, image: Image.Image) -> np.ndarray | None:

@@ -154,7 +154,7 @@ def _judge(
 ) -> list[Judged]:  # fmt: skip
     half_of = _halves(laid, seed)
     tolerance = tolerance or _half(laid)
-    slow = [name for name in methods if name in ("integrated_gradients", "occlusion")]
+    slow = [name for name in methods if name in ("integrated_gradients", "occlusion", "pixel_occlusion")]
     watcher.begin("making maps", len({id(c.asked.case) for c in laid}) * 2 * model.depth + len(slow) * len(laid))
     every = saliency.maps(
         model, [c.asked for c in laid], [*methods, *(b for b in BASELINES if b not in methods)], boxes=[c.boxes for c in laid],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -18,9 +18,9 @@ from medlens.models.null import reinitialised
 from medlens.models.prompt import look
 from medlens.saliency.asked import Asked
 from medlens.saliency.baselines import baseline
+from medlens.saliency.pixels import covered, mean_colour, pixels_of, values_on
 from medlens.types import Heatmap, Region
-from medlens.walk.cases import Case, Prompt, cases
-from medlens.walk.forward import walk
+from medlens.walk.cases import Prompt, cases
 from medlens.walk.target import Aim
 
 INFILLS = ("blur", "mean", "noise")
@@ -30,7 +30,6 @@ ALIKE = 0.5  # rank correlation: below it two maps are different, from it on the
 NOISE, NOISY = 5.0, 2  # levels of 255 that are added to the image, and how often
 NODES = 16  # of integrated gradients, wherever a map is made once more
 SHARE = 0.1  # of the tokens, whose IoU is taken
-TOGETHER = 32  # pictures that walk together
 
 Tick = Callable[[], None]
 
@@ -135,15 +134,15 @@ def _curves(subject: Subject, maps: Sequence[Heatmap], tick: Tick) -> dict[str, 
     count, draw = len(maps[0].values), np.random.default_rng(subject.seed)
     orders = {m.method: np.argsort(-m.values, kind="stable") for m in maps}
     orders |= {f"random {k}": draw.permutation(count) for k in range(ORDERS)}
-    inside = _pixels(maps[0])
+    inside = pixels_of(maps[0].boxes, maps[0].size)
     found: dict[str, list[Check]] = {m.method: [] for m in maps}
     for infill in INFILLS:
         blank = _infill(subject.image, infill, draw)
         areas = {}
         for name, order in orders.items():
             sets = [order[:n] for n in schedule(count, STEPS)] + [order[n:] for n in schedule(count, STEPS)]
-            pictures = [_without(subject.image, blank, inside, gone) for gone in sets]
-            values = _values(subject, pictures)
+            pictures = [covered(subject.image, blank, inside, gone) for gone in sets]
+            values = values_on(subject.model, subject.prompt, subject.aim, pictures)
             areas[name] = area(values[: STEPS + 1]), area(values[STEPS + 1 :])
             tick()
         least, most = (pick(areas[f"random {k}"][i] for k in range(ORDERS)) for i, pick in ((0, min), (1, max)))
@@ -154,50 +153,10 @@ def _curves(subject: Subject, maps: Sequence[Heatmap], tick: Tick) -> dict[str, 
     return found
 
 
-def _pixels(heatmap: Heatmap) -> list[np.ndarray]:
-    """Of each token the pixels that it covers, (height, width) bool."""
-    ones = np.eye(len(heatmap.values))
-    return [np.nan_to_num(replace(heatmap, values=one).on_image()) > 0 for one in ones]
-
-
 def _infill(image: Image.Image, name: str, draw: np.random.Generator) -> np.ndarray:
-    pixels = np.asarray(image)
     if name == "blur":
         return np.asarray(image.filter(ImageFilter.GaussianBlur(min(image.size) / 8)))
-    if name == "mean":
-        return np.broadcast_to(pixels.reshape(-1, *pixels.shape[2:]).mean(0).astype(np.uint8), pixels.shape)
-    return draw.integers(0, 256, pixels.shape, dtype=np.uint8)
-
-
-def _without(image: Image.Image, blank: np.ndarray, inside: Sequence[np.ndarray], gone: np.ndarray) -> Image.Image:
-    pixels = np.asarray(image).copy()
-    if len(gone):
-        where = np.any([inside[k] for k in gone], axis=0)
-        pixels[where] = blank[where]
-    return Image.fromarray(pixels, image.mode)
-
-
-class _Values:
-    """A visitor that keeps the target's value of each case."""
-
-    def __init__(self, model: Model, aim: Aim) -> None:
-        self.model, self.aim, self.found = model, aim, []
-
-    def visit(self, block: int, case: Case, before: Any, after: Any) -> None: ...
-    def leave(self, block: int) -> None: ...
-
-    def finish(self, case: Case, raw: Any, normed: Any) -> None:
-        with self.model.here("head"):
-            self.found.append(float(self.aim.of(self.model.unembed(normed[self.aim.behind]))))
-
-
-def _values(subject: Subject, pictures: Sequence[Image.Image]) -> list[float]:
-    """The target's value on each picture."""
-    kept = _Values(subject.model, subject.aim)
-    for begin in range(0, len(pictures), TOGETHER):
-        prompts = [replace(subject.prompt, look=look(subject.model, [p])) for p in pictures[begin : begin + TOGETHER]]
-        walk(subject.model, [cases(subject.model, [prompt])[0] for prompt in prompts], [kept])
-    return kept.found
+    return mean_colour(image) if name == "mean" else draw.integers(0, 256, np.asarray(image).shape, dtype=np.uint8)
 
 
 # ---- maps once more

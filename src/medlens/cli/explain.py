@@ -44,7 +44,7 @@ def command(
     tokens: Annotated[bool, typer.Option(help="Also a map of each token of question and answer.")] = True,
     card: Annotated[bool, typer.Option(help="Also a report card for each map: some 300 walks of the sample.")] = True,
     seed: options.Seed = 0,
-    vision_tower: options.VisionTower = "external",
+    vision_tower: options.VisionTower = "auto",
     adapter: options.Adapter = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",

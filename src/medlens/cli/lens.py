@@ -54,7 +54,7 @@ def command(
     words: Annotated[int, typer.Option(min=1, help="So many of each token.")] = 5,
     lens: Annotated[str | None, typer.Option(help="File of a tuned lens, in place of the logit lens.")] = None,
     seed: options.Seed = 0,
-    vision_tower: options.VisionTower = "external",
+    vision_tower: options.VisionTower = "auto",
     adapter: options.Adapter = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",

@@ -8,6 +8,7 @@ we, and say how far apart the two are.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from medlens.errors import BadModel
+from medlens.errors import BadModel, MedlensWarning
 from medlens.models.hf import Loaded, check_report, family_of, first_line, quiet
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row
@@ -69,13 +70,13 @@ def is_original(folder: Path) -> bool:
 
 
 def load_original(
-    folder: Path, device: str, dtype: torch.dtype, memory: int, vision_tower: str = "external", network: bool = False
+    folder: Path, device: str, dtype: torch.dtype, memory: int, vision_tower: str = "auto", network: bool = False
 ) -> Loaded:
     """Model, processor, and what to know of them: which vision tower is used, and how far it is from the other one.
 
     memory: bytes; streamed, where the weights need more. vision_tower: "external", the one that config.json names, as the original
-    code takes it; "checkpoint", the one inside; or a folder or hub id. network: whether the external one may be fetched. Raises
-    BadModel.
+    code takes it; "checkpoint", the one inside; a folder or hub id; or "auto": the external one where it is here or may be fetched,
+    else the one inside, with a MedlensWarning. network: whether one may be fetched. Raises BadModel.
     """
     tensors = check_shards(folder)
     written = _configuration(folder)
@@ -150,9 +151,22 @@ def _tower(
     named = str(written.get("mm_vision_tower"))
     if chosen == "checkpoint":
         return _inside(written, tensors, named, dtype, streamed)
-    if chosen == "external":
+    if chosen == "auto" and not network and not is_here(named) and _shapes(tensors):
+        warnings.warn(
+            f"the vision tower {named}, which its authors use, is not here: the checkpoint's own is taken (see --vision-tower)",
+            MedlensWarning, stacklevel=2,
+        )  # fmt: skip
+        return _inside(written, tensors, named, dtype, streamed)
+    if chosen in ("auto", "external"):
         return _outside("external", named, network, dtype, streamed)
     return _outside("given", chosen, not Path(chosen).exists(), dtype, streamed)
+
+
+def is_here(tower: str) -> bool:
+    """Whether a tower is a folder here, or lies in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return Path(tower).is_dir() or isinstance(try_to_load_from_cache(tower, "config.json"), str)
 
 
 def _outside(used: str, name: str, network: bool, dtype: torch.dtype, streamed: bool) -> _Tower:

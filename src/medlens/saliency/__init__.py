@@ -16,6 +16,7 @@ from medlens.saliency.attention import attention_maps
 from medlens.saliency.baselines import baseline
 from medlens.saliency.integrated import integrated_gradients
 from medlens.saliency.occlusion import occlusion
+from medlens.saliency.pixels import pixel_occlusion
 
 
 class Method(NamedTuple):
@@ -31,6 +32,7 @@ METHODS: dict[str, Method] = {
     "relevance": Method(False, "attention x its gradient, where positive, rolled out through all blocks (Chefer 2021)"),
     "integrated_gradients": Method(False, "gradients of the image's embeddings, on the way from a blank image (Sundararajan 2017)"),
     "occlusion": Method(False, "what is lost when a token becomes a blank image's"),
+    "pixel_occlusion": Method(False, "what is lost when a token's pixels are covered, on the picture, in front of the tower"),
     "centre": Method(False, "baseline: the nearer to the centre, the more"),
     "edges": Method(False, "baseline: the nearer to an edge, the more"),
     "random": Method(False, "baseline: drawn at random"),
@@ -52,7 +54,7 @@ def maps(
     block (layers, tokens), a row for each of `layers`. All that attention and its gradients give comes from one way there and back
     for all of them.
 
-    layers: blocks (default: all). boxes: of each asked where its tokens lie, (tokens, 4) (BASELINES need it). nodes: of integrated
+    layers: blocks (default: all). boxes: of each asked where its tokens lie, (tokens, 4) (BASELINES and pixel_occlusion need it). nodes: of integrated
     gradients. notes: filled with what there is to be said of a method's map, by method and number of the asked. `tick` is called
     for each asked and method, and for each case and block of the way there and back.
     Raises BadInput for a method or a block that is none; BadModel for a model without image tokens; NotFinite.
@@ -66,6 +68,10 @@ def maps(
             found[name] = [baseline(name, _box(name, boxes, k), seed + k) for k in range(len(asked))]
         elif name == "integrated_gradients":
             found[name] = [_integrated(model, one, nodes, notes, k, tick) for k, one in enumerate(asked)]
+        elif name == "pixel_occlusion":
+            found[name] = [
+                _ticked(pixel_occlusion(model, one, _box(name, boxes, k)), tick) for k, one in enumerate(asked)
+            ]  # fmt: skip
         elif name == "occlusion":
             found[name] = [_ticked(occlusion(model, one), tick) for one in asked]
     return {name: found[name] for name in methods}
