@@ -36,6 +36,7 @@ from medlens.walk.cases import Prompt, cases
 from medlens.walk.target import LogOdds, Word
 
 HALVES = ("discovery", "test")
+METHODS = ("gradcam_attention", "raw_attention", "relevance", "integrated_gradients", "occlusion")
 DISCOVERY = 0.3  # of the images
 FEWEST = 10  # images in each half
 SHARES = (0.05, 0.1, 0.2)  # of the cells, whose IoU is taken
@@ -85,13 +86,13 @@ def benchmark_maps(
     a page, report.html.
 
     samples: with an answer and with regions (masks or boxes); others are left out, and regions named "mark" are no findings. The
-    target is the log-odds of the first token of the true answer. methods: see `medlens.saliency.METHODS` (default: all that are no
-    baselines); the baselines are always there. tolerance: of the pointing game, in pixels of the image (default: half a token's
-    side). Whole images (patients) are divided: of methods that are read at a block it is chosen on the smaller, discovery, part,
-    and so is the best method of each type of question; everything is judged on the rest.
+    target is the log-odds of the first token of the true answer. methods: see `medlens.saliency.METHODS` (default: METHODS, all
+    but the slowest); the baselines are always there. tolerance: of the pointing game, in pixels of the image (default: half a
+    token's side). Whole images (patients) are divided: of methods that are read at a block it is chosen on the smaller, discovery,
+    part, and so is the best method of each type of question; everything is judged on the rest.
     Raises a MedlensError: see `study`; BadData for samples without regions, BadInput for too few images.
     """
-    watcher, out, chosen = watcher or Nobody(), Path(out), tuple(methods or (m for m in saliency.METHODS if m not in BASELINES))
+    watcher, out, chosen = watcher or Nobody(), Path(out), tuple(methods or METHODS)
     if unknown := [name for name in chosen if name not in saliency.METHODS]:
         raise BadInput(f"methods are {', '.join(saliency.METHODS)}; got {unknown[0]}")
     store.check_place(out)

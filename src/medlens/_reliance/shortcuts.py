@@ -152,8 +152,9 @@ def _row(group: str, prompts: Sequence[Prompt], of_sample: dict[str, list[Swappe
             changed[row.swap.kind].append(row.changed)
         beyond[unit_of(prompt)].append(float(np.mean(shifts["written"]) - np.mean(shifts["elsewhere"])))
     every = [number for numbers in beyond.values() for number in numbers]
-    left = [np.mean([n for unit, of in beyond.items() if unit != out for n in of]) for out in beyond] if len(beyond) > 1 else []
-    low, high, note = jackknife(Value(np.mean(every), len(every)), [Value(value) for value in left], 1 - 0.05 / groups)
+    rest = [[n for unit, of in beyond.items() if unit != out for n in of] for out in beyond] if len(beyond) > 1 else []
+    left = [float(np.mean(numbers)) for numbers in rest]
+    low, high, note = jackknife(Value(float(np.mean(every)), len(every)), [Value(value) for value in left], 1 - 0.05 / groups)
     return {
         "group": group,
         "followed": low is not None and low > LEAST and len(beyond) >= FEWEST,

@@ -40,7 +40,7 @@ def pointing(values: Floats, boxes: Floats, mask: Mask, tolerance: float) -> flo
     are equally strong, their mean, so that a map without a maximum scores what chance does. Source: Zhang et al. 2016, Top-down
     Neural Attention by Excitation Backprop."""
     strongest = np.flatnonzero(values == np.nanmax(values))
-    apart = distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
+    apart = np.asarray(distance_transform_edt(~mask)) if mask.any() else np.full(mask.shape, np.inf)
     found = []
     for cell in strongest:
         left, top, right, bottom = boxes[cell]

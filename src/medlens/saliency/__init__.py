@@ -54,9 +54,9 @@ def maps(
     block (layers, tokens), a row for each of `layers`. All that attention and its gradients give comes from one way there and back
     for all of them.
 
-    layers: blocks (default: all). boxes: of each asked where its tokens lie, (tokens, 4) (BASELINES and pixel_occlusion need it). nodes: of integrated
-    gradients. notes: filled with what there is to be said of a method's map, by method and number of the asked. `tick` is called
-    for each asked and method, and for each case and block of the way there and back.
+    layers: blocks (default: all). boxes: of each asked where its tokens lie, (tokens, 4), which BASELINES and pixel_occlusion need.
+    nodes: of integrated gradients. notes: filled with what there is to be said of a method's map, by method and number of the
+    asked. `tick` is called for each asked and method, and for each case and block of the way there and back.
     Raises BadInput for a method or a block that is none; BadModel for a model without image tokens; NotFinite.
     """
     layers, found, notes = _checked(model, asked, methods, layers), {}, {} if notes is None else notes

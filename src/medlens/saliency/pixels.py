@@ -46,7 +46,7 @@ def mean_colour(image: Image.Image) -> np.ndarray:
     return np.broadcast_to(pixels.reshape(-1, *pixels.shape[2:]).mean(0).astype(np.uint8), pixels.shape)
 
 
-def covered(image: Image.Image, blank: np.ndarray, inside: Sequence[np.ndarray], gone: Sequence[int]) -> Image.Image:
+def covered(image: Image.Image, blank: np.ndarray, inside: Sequence[np.ndarray], gone: Sequence[int] | np.ndarray) -> Image.Image:
     """The picture with what these tokens cover taken from `blank`, an array as the picture's."""
     pixels = np.asarray(image).copy()
     if len(gone):
