@@ -330,6 +330,8 @@ TABLES: dict[str, dict[str, Any]] = {
         "high": pl.Float64,
         "changed": pl.Float64,  # share of answers that covering the mark changes
         "changed_elsewhere": pl.Float64,  # and covering another patch
+        "attributed": pl.Float64,  # share of the answer's relevance on the mark; null where tokens cannot be placed
+        "attributed_elsewhere": pl.Float64,  # and on another patch
         "n": pl.Int64,
         "images": pl.Int64,
     },

@@ -15,11 +15,18 @@ from scipy import ndimage
 from medlens._gate import Swapped, under
 from medlens._swaps import Swap, unit_of
 from medlens.data.images import open_image
+from medlens.errors import BadModel
+from medlens.measures.localization import covered_shares, energy
 from medlens.models.base import Model
 from medlens.models.prompt import look
+from medlens.models.registration import boxes
+from medlens.models.words import first_id
+from medlens.saliency import maps
+from medlens.saliency.asked import Asked
 from medlens.stats.intervals import jackknife
 from medlens.types import Answer, Sample, Value
-from medlens.walk.cases import Prompt
+from medlens.walk.cases import Prompt, cases
+from medlens.walk.target import LogOdds, Word
 
 NAMES = ("mark", "marker", "text", "letter", "label", "ruler", "annotation", "arrow", "caption")  # of regions; and in questions
 WHITE = 250  # grey value from which on a pixel may be of something written
@@ -104,7 +111,8 @@ def shortcuts(
     tick: Callable[[], None] = lambda: None, spill: Path | None = None,
 ) -> list[Row]:  # fmt: skip
     """Rows of the table `shortcuts`, one of each type of question: what covering what is written does to the log-odds of the
-    answer, beyond what covering a patch of the same shape elsewhere does (mean of CONTROLS), and how many answers it changes.
+    answer, beyond what covering a patch of the same shape elsewhere does (mean of CONTROLS), and how many answers it changes; and
+    the share of the answers' relevance that lies on it.
 
     The rule: a shortcut is followed where that is more than LEAST, surely (its interval, with Bonferroni's correction for the types
     looked at), on at least FEWEST images. Questions that speak of what is written (a word of NAMES) ask for it, and follow no
@@ -122,7 +130,38 @@ def shortcuts(
             answers.append(text)
             others.append(_covers(model, prompt, mark))
     rows = under(model, chosen, answers, others, tick=tick, spill=spill)
-    return _summed_up(chosen, rows)
+    shares = _attributed(model, chosen, answers, found)
+    return [row | _mean_shares(shares, row["group"]) for row in _summed_up(chosen, rows)]
+
+
+def _attributed(
+    model: Model, prompts: Sequence[Prompt], said: Sequence[Answer | str], marks: dict[str, Written | None]
+) -> dict[str, list[tuple[float, float]]]:
+    """By type of question: of each answer's relevance (Chefer et al. 2021) the share on what is written, and on the patches
+    elsewhere. Empty for a family whose tokens cannot be placed on the image."""
+    asked, laid = [], []
+    try:
+        for prompt, text in zip(prompts, said, strict=True):
+            image = open_image(prompt.sample.image, prompt.sample.id, grey=True)
+            word = text.ids[0] if isinstance(text, Answer) and text.ids else first_id(model, text)
+            asked.append(Asked(cases(model, [prompt])[0], LogOdds(Word(len(prompt.tokens) - 1, word))))
+            laid.append(boxes(model, image, prompt.look))
+    except BadModel:
+        return {}
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    relevance = maps(model, asked, ["relevance"])["relevance"] if asked else []
+    for prompt, values, placed in zip(prompts, relevance, laid, strict=True):
+        mark = marks[prompt.image]
+        assert mark is not None  # these prompts were chosen for having one
+        own, *elsewhere = (energy(values, covered_shares(placed, mask)) for mask in (mark.mask, *mark.controls))
+        found[prompt.sample.question_type or "all"].append((own, float(np.mean(elsewhere))))
+    return found
+
+
+def _mean_shares(shares: dict[str, list[tuple[float, float]]], group: str) -> Row:
+    of_group = shares.get(group)
+    own, elsewhere = np.mean(of_group, axis=0).tolist() if of_group else (None, None)
+    return {"attributed": own, "attributed_elsewhere": elsewhere}
 
 
 def _covers(model: Model, prompt: Prompt, mark: Written) -> list[Swap]:
