@@ -100,7 +100,7 @@ def neurons(
                     "heads": patching,
                 } | job.told
                 seconds = {"walking": round(time.monotonic() - began, 2)}
-                store.write_manifest(folder, _manifest(prepared, identity, seconds, meter.peak) | {"neurons": told})
+                store.write_manifest(folder, prepared.manifest(identity, seconds, meter.peak) | {"neurons": told})
                 write_neurons(folder)
     return store.open_run(out)
 
@@ -234,16 +234,3 @@ def _told(model: Model, concept: Concept) -> dict[str, Any]:
     (token,) = model.tokenizer.convert_ids_to_tokens([concept.id])
     true, samples = sum(concept.true.values()), len(concept.true)
     return {"word": concept.word, "token": token, "true": true, "samples": samples, "asked": list(concept.asked)}
-
-
-def _manifest(prepared: Prepared, identity: dict[str, str], seconds: dict[str, float], peak: int) -> dict[str, Any]:
-    return {
-        "key": prepared.key,
-        "identity": identity,
-        **_record.describe_machine(),
-        "peak_memory": peak,
-        "plan": _record.public_plan(prepared.plan),
-        "model": _record.describe_model(prepared.model, prepared.identity["weights"]),
-        "data": _record.describe_data(prepared.data_name, prepared.intake, prepared.unread),
-        "seconds": seconds,
-    }

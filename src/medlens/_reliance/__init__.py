@@ -77,7 +77,7 @@ def reliance(
                 job.write(folder)
                 seconds = {"walking": round(time.monotonic() - began, 2)}
                 told = {"reliance": {"samples": len(shown), "left": len(prepared.prompts) - len(shown), "no_flow": job.no_flow}}
-                store.write_manifest(folder, _manifest(prepared, identity, seconds, meter.peak) | told)
+                store.write_manifest(folder, prepared.manifest(identity, seconds, meter.peak) | told)
                 write_reliance(folder)
     return store.open_run(out)
 
@@ -160,16 +160,3 @@ class _Job:
         store.write_table(folder, "claims", [])
         for name, rows in self.tables.items():
             store.write_table(folder, name, rows)
-
-
-def _manifest(prepared: Prepared, identity: dict[str, str], seconds: dict[str, float], peak: int) -> dict[str, Any]:
-    return {
-        "key": prepared.key,
-        "identity": identity,
-        **_record.describe_machine(),
-        "peak_memory": peak,
-        "plan": _record.public_plan(prepared.plan),
-        "model": _record.describe_model(prepared.model, prepared.identity["weights"]),
-        "data": _record.describe_data(prepared.data_name, prepared.intake, prepared.unread),
-        "seconds": seconds,
-    }
