@@ -11,9 +11,9 @@ from PIL import Image
 
 from medlens import saliency
 from medlens._explain.aims import Aimed, aimed, begin, every_logit, every_token, own_answer
-from medlens._explain.card import Card, Subject, cards
-from medlens._explain.page import Failed, Page, write
-from medlens._gate import Gate, gates
+from medlens._explain.card import Subject, cards
+from medlens._explain.page import Explanation, Failed
+from medlens._gate import gates
 from medlens._record import public_name
 from medlens.data.images import open_image
 from medlens.errors import BadInput, BadModel, MedlensError
@@ -28,44 +28,6 @@ from medlens.walk.forward import prepare
 
 Found = tuple[np.ndarray, str]  # values, and what there is to be said of them
 METHODS = ("gradcam_attention", "relevance", "integrated_gradients")
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """Maps of one sample. answer: the model's own. maps: one of each method, of the one target. tokens: one of each token of
-    question and answer, by the first method. gate: whether the answer rests on the image. cards: of each map what speaks for and
-    against it. failed: methods that gave no map, and why. regions: pixels (height, width) of the
-    sample's regions, where it has any."""
-
-    model: str
-    sample: str
-    question: str
-    answer: str
-    image: Image.Image
-    maps: tuple[Heatmap, ...]
-    tokens: tuple[Heatmap, ...]
-    failed: tuple[Failed, ...]
-    regions: np.ndarray | None
-    gate: Gate | None = None
-    cards: tuple[Card, ...] = ()
-
-    def write(self, out: str | Path) -> Path:
-        """Write `report.html`, each map as PNG and SVG, the table `maps.parquet`, `maps.safetensors` and `manifest.json`; whole, or
-        not at all. Raises CannotWrite, and BadRun where something else is there."""
-        page = Page(
-            self.model,
-            self.sample,
-            self.question,
-            self.answer,
-            self.image,
-            self.maps,
-            self.tokens,
-            self.failed,
-            self.regions,
-            self.gate,
-            self.cards,
-        )
-        return write(Path(out), page)
 
 
 def explain(

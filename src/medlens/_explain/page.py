@@ -1,10 +1,10 @@
-"""The page of one sample's maps: an HTML file without scripts, its pictures, and the numbers beside it."""
+"""What is found out of one sample, and its page: an HTML file without scripts, pictures, and the numbers beside it."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,8 +35,12 @@ class Failed(NamedTuple):
     reason: str
 
 
-class Page(NamedTuple):
-    """What is shown: as `Explanation` says."""
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Maps of one sample. answer: the model's own. maps: one of each method, of the one target. tokens: one of each token of
+    question and answer, by the first method. failed: methods that gave no map, and why. regions: pixels (height, width) of the
+    sample's regions, where it has any. gate: whether the answer rests on the image. cards: of each map what speaks for and against
+    it."""
 
     model: str
     sample: str
@@ -47,11 +51,16 @@ class Page(NamedTuple):
     tokens: tuple[Heatmap, ...]
     failed: tuple[Failed, ...]
     regions: np.ndarray | None
-    gate: Gate | None
-    cards: tuple[Card, ...]
+    gate: Gate | None = None
+    cards: tuple[Card, ...] = ()
+
+    def write(self, out: str | Path) -> Path:
+        """Write `report.html`, each map as PNG and SVG, the table `maps.parquet`, `maps.safetensors` and `manifest.json`; whole, or
+        not at all. Raises CannotWrite, and BadRun where something else is there."""
+        return _write(Path(out), self)
 
 
-def write(out: Path, page: Page) -> Path:
+def _write(out: Path, page: Explanation) -> Path:
     """Write all of it to `out`, whole or not at all. Raises CannotWrite, and BadRun where something else is there."""
     store.check_place(out)
     old = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
@@ -90,7 +99,7 @@ def _places(every: tuple[Heatmap, ...]) -> dict[str, np.ndarray]:
     return {"boxes": every[0].boxes} if every else {}
 
 
-def _manifest(page: Page) -> dict[str, Any]:
+def _manifest(page: Explanation) -> dict[str, Any]:
     return {
         "version": version("medlens"),
         "model": page.model,
@@ -105,7 +114,7 @@ def _manifest(page: Page) -> dict[str, Any]:
     }
 
 
-def _render(page: Page, drawn: list[str], small: list[str]) -> str:
+def _render(page: Explanation, drawn: list[str], small: list[str]) -> str:
     """Everything that comes from data or model is escaped (in the pictures, where they are drawn)."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined

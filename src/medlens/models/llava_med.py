@@ -113,7 +113,8 @@ def _configuration(folder: Path) -> dict[str, Any]:
 
 def _llava_config(written: dict[str, Any], vision: Any) -> Any:
     """Everything explicit: the defaults of MistralConfig are not Mistral-7B-Instruct-v0.2's."""
-    from transformers import LlavaConfig, MistralConfig
+    from transformers.models.llava.configuration_llava import LlavaConfig
+    from transformers.models.mistral.configuration_mistral import MistralConfig
 
     special: dict[str, Any] = {f"{name}_token_id": written.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
     return LlavaConfig(
@@ -170,8 +171,8 @@ def is_here(tower: str) -> bool:
 
 
 def _outside(used: str, name: str, network: bool, dtype: torch.dtype, streamed: bool) -> _Tower:
-    from transformers import CLIPVisionModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.clip.modeling_clip import CLIPVisionModel
 
     shown = Path(name).name if Path(name).exists() else name
     try:
@@ -191,7 +192,8 @@ def _outside(used: str, name: str, network: bool, dtype: torch.dtype, streamed: 
 
 def _outside_weights(name: str, network: bool, dtype: torch.dtype) -> Weights:
     from huggingface_hub import snapshot_download
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers.models.clip.configuration_clip import CLIPVisionConfig
+    from transformers.models.clip.modeling_clip import CLIPVisionModel
 
     folder = Path(name)
     if not folder.is_dir():
@@ -208,7 +210,7 @@ def _outside_weights(name: str, network: bool, dtype: torch.dtype) -> Weights:
 def _inside(written: dict[str, Any], tensors: dict[str, Path], named: str, dtype: torch.dtype, streamed: bool) -> _Tower:
     """The checkpoint's own tower. Its sizes are those of its weights; CLIP's heads are 64 wide (in a tower too narrow for that, as
     many as the decoder's)."""
-    from transformers import CLIPVisionConfig
+    from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
     shapes = _shapes(tensors)
     if not shapes:
@@ -259,7 +261,7 @@ def _left_in_files(
     folder: Path, written: dict[str, Any], files: dict[str, Path], tower: _Tower, dtype: torch.dtype, device: str
 ) -> tuple[Any, Weights, float | None]:
     """The model with its weights left in their files, and the largest difference between the two towers."""
-    from transformers import LlavaForConditionalGeneration
+    from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 
     config = _llava_config(written, tower.config)
     own: dict[str, Place] = {}
@@ -286,7 +288,7 @@ def _apart(own: dict[str, Place], outside: Weights | None) -> float | None:
 
 
 def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dtype) -> Any:
-    from transformers import LlavaForConditionalGeneration
+    from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 
     with quiet():
         try:
@@ -309,7 +311,7 @@ def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dt
 
 
 def _processor(folder: Path, written: dict[str, Any], tower: _Tower) -> Any:
-    from transformers import LlavaProcessor
+    from transformers.models.llava.processing_llava import LlavaProcessor
 
     size = tower.config.image_size
     like = tower.processor.to_dict() if tower.processor is not None else {}
@@ -324,7 +326,7 @@ def _processor(folder: Path, written: dict[str, Any], tower: _Tower) -> Any:
 
 def _tokenizer(folder: Path, vocabulary: int) -> Any:
     from tokenizers import AddedToken
-    from transformers import LlamaTokenizer
+    from transformers.models.llama.tokenization_llama import LlamaTokenizer
 
     if not (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
         raise BadModel(f"{folder} holds no tokenizer.model; copy it from where the weights came from")
