@@ -1,6 +1,7 @@
 """Maps of one sample, on the phantom: they lie where the lesion is, say what they explain, and fail in words."""
 
 import json
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,8 @@ from medlens.store import TABLES
 from medlens.types import Region, Sample
 from medlens.walk.forward import prepare
 
+explained = partial(medlens.explain, card=False)  # cards have tests of their own, and take longer than all maps
+
 QUICK = ("gradcam_attention", "relevance")
 
 
@@ -36,14 +39,14 @@ def lesions():
 
 @pytest.fixture(scope="module")
 def found(model, lesions):
-    return medlens.explain(model, lesions[0], methods=[*QUICK, "integrated_gradients"])
+    return explained(model, lesions[0], methods=[*QUICK, "integrated_gradients"])
 
 
 def hits(model, samples):
     """How often the largest value of relevance is within 4 pixels of the lesion."""
     count = 0
     for sample in samples:
-        (heatmap,) = medlens.explain(model, sample, methods=["relevance"], tokens=False).maps
+        (heatmap,) = explained(model, sample, methods=["relevance"], tokens=False).maps
         left, top, right, bottom = heatmap.boxes[heatmap.values.argmax()]
         mask = next(r for r in sample.regions if r.name == sample.answer).array()
         grown = mask[max(0, int(top) - 4) : int(bottom) + 4, max(0, int(left) - 4) : int(right) + 4]
@@ -78,10 +81,10 @@ def test_every_token_of_question_and_answer_has_a_map(found, lesions):
 
 
 def test_a_target_and_its_contrast(model, lesions):
-    first = medlens.explain(model, lesions[0], target="yes", methods=["occlusion"], tokens=False).maps[0]
+    first = explained(model, lesions[0], target="yes", methods=["occlusion"], tokens=False).maps[0]
     assert "“yes”" in first.target
     forth, back = (
-        medlens.explain(model, lesions[0], contrast=words, methods=["occlusion"], tokens=False).maps[0].values
+        explained(model, lesions[0], contrast=words, methods=["occlusion"], tokens=False).maps[0].values
         for words in (("yes", "no"), ("no", "yes"))
     )
     assert np.allclose(forth, -back, atol=1e-5 * np.abs(forth).max() + 1e-7)
@@ -110,7 +113,7 @@ def test_an_answer_that_is_begun_is_gone_on_with(model, lesions):
 
 def test_each_published_choice_moves_the_map(model, lesions):
     def values(**choices):
-        found = medlens.explain(
+        found = explained(
             model, lesions[0], begun="the", target="yes", methods=["gradcam_attention"], tokens=False, choices=Choices(**choices)
         )  # fmt: skip
         return found.maps[0].values
@@ -123,8 +126,7 @@ def test_each_published_choice_moves_the_map(model, lesions):
 def test_stretching_moves_the_boxes_of_an_image_that_is_not_square(model):
     sample = Sample(image=Image.radial_gradient("L").resize((96, 64)), question="is there a lesion ?")
     sound, published = (
-        medlens.explain(model, sample, methods=["relevance"], tokens=False, choices=Choices(stretched=s)).maps[0]
-        for s in (False, True)
+        explained(model, sample, methods=["relevance"], tokens=False, choices=Choices(stretched=s)).maps[0] for s in (False, True)
     )
     assert np.array_equal(sound.values, published.values)
     assert sound.boxes[0].tolist() == [16, 0, 24, 8]
@@ -161,13 +163,13 @@ def broken(name):
 
 def test_a_method_that_fails_is_named_and_gives_no_map(model, lesions, monkeypatch, tmp_path):
     monkeypatch.setattr(_explain.saliency, "maps", broken("relevance"))
-    found = medlens.explain(model, lesions[0], methods=QUICK, tokens=False, out=tmp_path / "out")
+    found = explained(model, lesions[0], methods=QUICK, tokens=False, out=tmp_path / "out")
     assert [m.method for m in found.maps] == ["gradcam_attention"]
     assert found.failed == (("relevance", "it <b>broke</b>"),)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "gave no map: it &lt;b&gt;broke&lt;/b&gt;" in page
     with pytest.raises(BadModel, match="no method gave a map: relevance: it"):
-        medlens.explain(model, lesions[0], methods=["relevance"], out=tmp_path / "none")
+        explained(model, lesions[0], methods=["relevance"], out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -186,15 +188,15 @@ def test_a_method_that_fails_is_named_and_gives_no_map(model, lesions, monkeypat
 )
 def test_bad_input(model, lesions, changed, said):
     with pytest.raises(BadInput, match=said):
-        medlens.explain(model, lesions[0], **changed)
+        explained(model, lesions[0], **changed)
 
 
 def test_a_sample_that_no_map_can_lie_on(model, lesions):
     with pytest.raises(BadInput, match="has 0 images; a map lies on one"):
-        medlens.explain(model, Sample(question="is there a lesion ?"))
+        explained(model, Sample(question="is there a lesion ?"))
     wrong = Sample(image=lesions[0].image, question="is there a lesion ?", regions=[Region("lesion", np.ones((5, 7), bool))])
     with pytest.raises(BadInput, match="the mask of lesion is 7 x 5 pixels, its image 64 x 64"):
-        medlens.explain(model, wrong)
+        explained(model, wrong)
 
 
 def test_the_command(tmp_path):
@@ -210,5 +212,5 @@ def test_the_command(tmp_path):
 
 def test_a_streamed_model_gives_the_same_map(model, lesions):
     streamed = medlens.load("phantom", memory="100kB")
-    here, there = (medlens.explain(m, lesions[0], methods=["relevance"], tokens=False).maps[0].values for m in (model, streamed))
+    here, there = (explained(m, lesions[0], methods=["relevance"], tokens=False).maps[0].values for m in (model, streamed))
     assert np.array_equal(here, there)

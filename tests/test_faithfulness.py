@@ -177,6 +177,8 @@ def test_the_card_is_written(told, tmp_path):
     assert pl.read_parquet(tmp_path / "maps" / "checks.parquet")["method"].unique().sort().to_list() == ["centre", "relevance"]
     manifest = json.loads((tmp_path / "maps" / "manifest.json").read_text())
     assert manifest["gate"]["rests"]
+    assert manifest["truth"] == "yes"
+    assert "<dt>True answer</dt><dd>yes</dd>" in page
 
 
 # ---- the benchmark

@@ -78,7 +78,7 @@ def explain(
     subject = Subject(model, aim.prompt, aim.aim, image, sample.regions, at, choices, seed)
     found = Explanation(
         _called(model), sample.id, sample.question, str(own), image, tuple(maps), tuple(of_tokens), tuple(failed), regions,
-        gate, tuple(cards(subject, maps, gate)) if gate else (),
+        gate, tuple(cards(subject, maps, gate)) if gate else (), sample.answer,
     )  # fmt: skip
     if out is not None:
         found.write(out)

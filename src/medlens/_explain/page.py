@@ -40,7 +40,7 @@ class Explanation:
     """Maps of one sample. answer: the model's own. maps: one of each method, of the one target. tokens: one of each token of
     question and answer, by the first method. failed: methods that gave no map, and why. regions: pixels (height, width) of the
     sample's regions, where it has any. gate: whether the answer rests on the image. cards: of each map what speaks for and against
-    it."""
+    it. truth: the true answer, where the data know it."""
 
     model: str
     sample: str
@@ -53,6 +53,7 @@ class Explanation:
     regions: np.ndarray | None
     gate: Gate | None = None
     cards: tuple[Card, ...] = ()
+    truth: str | None = None
 
     def write(self, out: str | Path) -> Path:
         """Write `report.html`, each map as PNG and SVG, the table `maps.parquet`, `maps.safetensors` and `manifest.json`; whole, or
@@ -106,6 +107,7 @@ def _manifest(page: Explanation) -> dict[str, Any]:
         "sample": page.sample,
         "question": page.question,
         "answer": page.answer,
+        "truth": page.truth,
         "size": [page.image.height, page.image.width],
         "maps": [{"method": m.method, "target": m.target, "layer": m.layer, "note": m.note} for m in (*page.maps, *page.tokens)],
         "gate": None if page.gate is None else asdict(page.gate),
