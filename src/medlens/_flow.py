@@ -19,8 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from medlens.errors import BadInput
 from medlens.models.base import Model
-from medlens.stats.intervals import Interval, jackknife
-from medlens.types import Value
+from medlens.stats.grouped import mean_of
 from medlens.walk.again import Again, Changed, unchanged
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.knockout import PATHS, Knockout, predicting
@@ -96,7 +95,7 @@ class _Bench:
         if len({own.image for own, _ in pairs}) < 2:
             raise BadInput("an image's way is told by comparing it with another one of as many tokens: give two or more images")
         self.model, self.pairs = model, pairs
-        self.units = [unit_of(own) for own, _ in pairs]
+        self.units = [own.unit for own, _ in pairs]
         self.again = Again(model, cases(model, [p for pair in pairs for p in pair]), scratch)
         self.answers = [_given(own) for own, _ in pairs]
         logits = self._logits(model.depth, unchanged)
@@ -130,12 +129,6 @@ def log_probability(logits: Tensor, ids: Sequence[int]) -> Tensor:
     return logsigmoid(torch.stack([log_odds(row, word) for row, word in zip(logits, ids, strict=False)])).sum()
 
 
-def unit_of(prompt: Prompt) -> str:
-    """What is left out at a time: the patient, where the data name one, else the image."""
-    patient = prompt.sample.patient_id
-    return prompt.image if patient is None else f"patient {patient}"
-
-
 def _given(prompt: Prompt) -> list[int]:
     return [prompt.tokens.ids[p] for p in prompt.tokens.where("answer")]
 
@@ -153,11 +146,11 @@ def _others(prompts: Sequence[Prompt], seed: int) -> list[Prompt | None]:
     for tokens, images in alike.items():
         of_unit: dict[str, list[Prompt]] = defaultdict(list)
         for prompt in images.values():
-            of_unit[unit_of(prompt)].append(prompt)
+            of_unit[prompt.unit].append(prompt)
         circle = [p for name in draw.permutation(list(of_unit)) for p in of_unit[str(name)]]
         step = max(map(len, of_unit.values()))
         for prompt, other in zip(circle, [*circle[step:], *circle[:step]], strict=True):
-            if unit_of(other) != unit_of(prompt):
+            if other.unit != prompt.unit:
                 given[tokens, prompt.image] = other
     found = [(p, given.get((p.tokens.groups.count("image"), p.image))) for p in prompts]
     return [None if other is None else replace(p, look=other.look, image=other.image) for p, other in found]
@@ -168,18 +161,8 @@ def _row(path: str, window: range, before: Said, after: Said, units: Sequence[st
     relative = (after.log_p[0] - before.log_p[0]).expm1()
     row: dict[str, Any] = {"path": path, "begin": window.start, "end": window.stop}
     for prefix, values in (("", change[0]), ("relative_", relative), ("own_", change[0] - change[1])):
-        mean, interval = mean_over(values, units)
+        mean, interval = mean_of(values, units)
         row |= {f"{prefix}value": float(mean), f"{prefix}low": interval.low, f"{prefix}high": interval.high}
-    _, corrected = mean_over(change[0] - change[1], units, 1 - (1 - CONFIDENCE) / tested)
+    _, corrected = mean_of(change[0] - change[1], units, 1 - (1 - CONFIDENCE) / tested)
     row |= {"own_most": corrected.high, "n": len(units), "images": len(set(units)), "note": interval.note}
     return row
-
-
-def mean_over(values: Tensor, units: Sequence[str], confidence: float = CONFIDENCE) -> tuple[Value, Interval]:
-    """The mean of values (n,), with the interval that leaving out one unit at a time gives."""
-    names = list(dict.fromkeys(units))
-    at = torch.tensor([names.index(unit) for unit in units])
-    total, n = (torch.zeros(len(names), dtype=torch.float64).index_add_(0, at, v.double()) for v in (values, torch.ones(len(at))))
-    mean = Value(float(values.mean()), len(values))
-    rest = [Value(float((total.sum() - t) / (n.sum() - m)), int(n.sum() - m)) for t, m in zip(total, n, strict=True)]
-    return mean, jackknife(mean, rest if len(names) > 1 else [], confidence)

@@ -37,12 +37,6 @@ class Swap:
     donor: str | None = None
 
 
-def unit_of(prompt: Prompt) -> str:
-    """What is independent of everything else: a patient's images, or an image."""
-    patient = prompt.sample.patient_id
-    return prompt.image if patient is None else f"patient {patient}"
-
-
 def swaps(model: Model, prompts: Sequence[Prompt], said: Sequence[str], seed: int) -> list[list[Swap]]:
     """For each prompt that shows an image at least FEWEST swaps; none for one that does not.
 
@@ -140,7 +134,7 @@ class _Donors:
         for j in self.rng.permutation(among) if among else ():
             donor = self.prompts[j]
             same_number = len(donor.sample.images) == len(own.sample.images)
-            if donor.image not in used and same_number and unit_of(donor) != unit_of(own) and fits(j):
+            if donor.image not in used and same_number and donor.unit != own.unit and fits(j):
                 used.add(donor.image)
                 yield donor
 

@@ -166,7 +166,7 @@ def _judge(
         for case, values in zip(laid, made, strict=True):
             by_block = saliency.METHODS[method].by_block
             for layer, row in enumerate(values) if by_block else [(None, values)]:
-                sample, unit = case.prompt.sample, _unit(case.prompt)
+                sample, unit = case.prompt.sample, case.prompt.unit
                 judged.append(Judged(
                     method, layer, half_of[unit], unit, sample.question_type or "all", case.finding, _scores(row, case, tolerance),
                 ))  # fmt: skip
@@ -184,13 +184,8 @@ def _half(laid: Sequence[_Case]) -> float:
     return float(np.nanmedian(sides) / 2)
 
 
-def _unit(prompt: Prompt) -> str:
-    patient = prompt.sample.patient_id
-    return prompt.image if patient is None else f"patient {patient}"
-
-
 def _halves(laid: Sequence[_Case], seed: int) -> dict[str, str]:
-    units = sorted({_unit(case.prompt) for case in laid})
+    units = sorted({case.prompt.unit for case in laid})
     Random(seed).shuffle(units)
     first = round(DISCOVERY * len(units))
     if first < FEWEST:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from medlens._neurons.concepts import Concept
 from medlens._neurons.find import Found
 from medlens._neurons.prove import Bench, Odds
-from medlens.stats.intervals import Interval, jackknife, jackknife_share
+from medlens.stats.grouped import mean_of
+from medlens.stats.intervals import Interval, jackknife
 from medlens.types import Value
 from medlens.walk.intervene import Unit
 
@@ -147,34 +147,6 @@ class Effects:
     def _mean(self, values: Tensor, which: Sequence[int]) -> tuple[float, Interval]:
         """With what leaving out one image (patient) at a time says of it."""
         return mean_of(values, [self.bench.units[k] for k in which])
-
-
-def mean_of(values: Tensor, groups: Sequence[str]) -> tuple[float, Interval]:
-    """A mean (n), with what leaving out one group (image, patient) at a time says of it."""
-    return ratio_of(values, torch.ones_like(values), groups)
-
-
-def share_of(values: Tensor, groups: Sequence[str]) -> tuple[float, Interval]:
-    """A mean of shares (n), the interval kept within 0..1."""
-    full, rest = _left_out(values, torch.ones_like(values), groups)
-    return float(full), jackknife_share(full, rest, len(set(groups)))
-
-
-def ratio_of(above: Tensor, below: Tensor, groups: Sequence[str]) -> tuple[float, Interval]:
-    """The sum of the one over the sum of the other, (n) each, in the same way."""
-    full, rest = _left_out(above, below, groups)
-    return float(full), jackknife(full, rest)
-
-
-def _left_out(above: Tensor, below: Tensor, groups: Sequence[str]) -> tuple[Value, list[Value]]:
-    """The ratio of the sums, and without each of the groups; none of these where there is but one."""
-    names = list(dict.fromkeys(groups))
-    at = torch.tensor([names.index(g) for g in groups])
-    a, b = (torch.zeros(len(names), dtype=torch.float64).index_add_(0, at, of.double()) for of in (above, below))
-    full = Value(float(a.sum() / b.sum()), len(groups))
-    if len(names) < 2:
-        return full, []
-    return full, [Value(float((a.sum() - x) / (b.sum() - y)), len(groups)) for x, y in zip(a, b, strict=True)]
 
 
 def dose(total: int, share: float) -> int:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from medlens import hooks
 from medlens._neurons.concepts import Concept
-from medlens._neurons.effects import FEW, NO_DONOR, mean_of, ratio_of, share_of
+from medlens._neurons.effects import FEW, NO_DONOR
 from medlens._neurons.find import predicting
 from medlens._neurons.prove import Bench
 from medlens.models.base import Model
+from medlens.stats.grouped import mean_of, ratio_of, share_of
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.forward import walk
 from medlens.walk.heads import Head, heads_of

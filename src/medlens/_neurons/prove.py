@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medlens._neurons.concepts import Concept, unit_of_prompt
+from medlens._neurons.concepts import Concept
 from medlens._neurons.find import predicting
 from medlens.instruments.attribution import Place
 from medlens.measures.lens import said
@@ -47,7 +47,7 @@ class Bench:
     ) -> None:  # fmt: skip
         self.model, self.concepts, self.names, self.tick = model, concepts, names, tick
         self.prompts = [p for p in prompts if any(_within(half, places[c.id].get(p.sample.id)) for c in concepts)]
-        self.units = [unit_of_prompt(p) for p in self.prompts]
+        self.units = [p.unit for p in self.prompts]
         draw, given = np.random.default_rng(seed), []
         self.donors: dict[tuple[str, int], int] = {}
         for concept in concepts:

@@ -17,7 +17,6 @@ from medlens._reliance.confidence import abstaining, calibration, judged
 from medlens._reliance.consistency import consistency, contradictions
 from medlens._reliance.shortcuts import shortcuts
 from medlens._reliance.swapping import of_gates, of_swaps, summed_up
-from medlens._swaps import unit_of
 from medlens.budget import Meter
 from medlens.errors import BadInput, BadModel
 from medlens.findings import Findings
@@ -87,7 +86,7 @@ def _with_images(prepared: Prepared) -> list[Prompt]:
     shown = [prompt for prompt in prepared.prompts if prompt.sample.images]
     if not shown:
         raise BadInput(f"an answer can rest on an image only where there is one; none of {len(prepared.prompts)} samples has any")
-    units = {unit_of(prompt) for prompt in shown}
+    units = {prompt.unit for prompt in shown}
     if len(units) < 2:
         raise BadInput(
             f"all {len(shown)} samples show one image (patient): nothing can be swapped in; two are needed, better twenty"

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medlens._reliance.swapping import right
-from medlens._swaps import unit_of
 from medlens.measures.calibration import (
     BINS,
     brier,
@@ -51,7 +50,7 @@ def judged(prompts: Sequence[Prompt], said: Sequence[Answer | str]) -> list[Judg
         truth = prompt.sample.answer
         if truth is not None and isinstance(text, Answer) and text.logprobs:
             sure, closed = math.exp(sum(text.logprobs)), score(text, truth).closed
-            found.append(Judged(prompt.sample.id, unit_of(prompt), sure, right(text, truth), closed))
+            found.append(Judged(prompt.sample.id, prompt.unit, sure, right(text, truth), closed))
     return found
 
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from medlens._swaps import unit_of
 from medlens.data.images import open_image
 from medlens.models.base import Model
 from medlens.models.prompt import look, read
@@ -185,7 +184,7 @@ def _compared(
         sample = shown[number].sample
         sided = bool(SIDES.search(own[number]))
         found.append({
-            "sample": sample.id, "unit": unit_of(shown[number]), "kind": change.kind, "question_type": sample.question_type or "",
+            "sample": sample.id, "unit": shown[number].unit, "kind": change.kind, "question_type": sample.question_type or "",
             "sided": sided, "question": change.question, "own": own[number], "expected": expected, "said": text,
             "contradicted": contradicts(text, expected),
         })  # fmt: skip

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from medlens._gate import Swapped, under
-from medlens._swaps import Swap, unit_of
+from medlens._swaps import Swap
 from medlens.data.images import open_image
 from medlens.errors import BadModel
 from medlens.measures.localization import covered_shares, energy
@@ -23,8 +23,8 @@ from medlens.models.registration import boxes
 from medlens.models.words import first_id
 from medlens.saliency import maps
 from medlens.saliency.asked import Asked
-from medlens.stats.intervals import jackknife
-from medlens.types import Answer, Sample, Value
+from medlens.stats.grouped import mean_of
+from medlens.types import Answer, Sample
 from medlens.walk.cases import Prompt, cases
 from medlens.walk.target import LogOdds, Word
 
@@ -182,27 +182,26 @@ def _summed_up(prompts: Sequence[Prompt], rows: Sequence[Swapped]) -> list[Row]:
 
 
 def _row(group: str, prompts: Sequence[Prompt], of_sample: dict[str, list[Swapped]], groups: int) -> Row:
-    beyond: dict[str, list[float]] = defaultdict(list)
+    beyond: list[float] = []
     changed: dict[str, list[bool]] = defaultdict(list)
     for prompt in prompts:
         shifts: dict[str, list[float]] = defaultdict(list)
         for row in of_sample[prompt.sample.id]:
             shifts[row.swap.kind].append(abs(row.shift))
             changed[row.swap.kind].append(row.changed)
-        beyond[unit_of(prompt)].append(float(np.mean(shifts["written"]) - np.mean(shifts["elsewhere"])))
-    every = [number for numbers in beyond.values() for number in numbers]
-    rest = [[n for unit, of in beyond.items() if unit != out for n in of] for out in beyond] if len(beyond) > 1 else []
-    left = [float(np.mean(numbers)) for numbers in rest]
-    low, high, note = jackknife(Value(float(np.mean(every)), len(every)), [Value(value) for value in left], 1 - 0.05 / groups)
+        beyond.append(float(np.mean(shifts["written"]) - np.mean(shifts["elsewhere"])))
+    units = [prompt.unit for prompt in prompts]
+    value, (low, high, note) = mean_of(beyond, units, 1 - 0.05 / groups)
+    images = len(set(units))
     return {
         "group": group,
-        "followed": low is not None and low > LEAST and len(beyond) >= FEWEST,
-        "value": float(np.mean(every)),
+        "followed": low is not None and low > LEAST and images >= FEWEST,
+        "value": value,
         "low": low,
         "high": high,
         "changed": float(np.mean(changed["written"])),
         "changed_elsewhere": float(np.mean(changed["elsewhere"])),
-        "n": len(every),
-        "images": len(beyond),
+        "n": len(beyond),
+        "images": images,
         "note": note,
     }

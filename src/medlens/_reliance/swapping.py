@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from medlens._gate import Gate, Swapped
-from medlens._swaps import ALIKE, KINDS, unit_of
+from medlens._swaps import ALIKE, KINDS
 from medlens.errors import BadInput
 from medlens.scoring import score
-from medlens.stats.intervals import jackknife, jackknife_share
-from medlens.types import Sample, Value
+from medlens.stats import grouped
+from medlens.types import Sample
 from medlens.walk.cases import Prompt
 from medlens.walk.subgroups import values_of
 
@@ -54,7 +54,7 @@ def summed_up(
     prompts: Sequence[Prompt], said: Sequence[str], rows: Sequence[Swapped], gates: Sequence[Gate], by: Sequence[str]
 ) -> list[Row]:  # fmt: skip
     """Table `reliance_by`: of all samples, and of each value of each field, means with intervals over patients (images)."""
-    unit = {prompt.sample.id: unit_of(prompt) for prompt in prompts}
+    unit = {prompt.sample.id: prompt.unit for prompt in prompts}
     judged: dict[tuple[str, str], list[Judged]] = defaultdict(list)
     for gate in gates:
         judged["all", "rests"].append(Judged(gate.sample, unit[gate.sample], float(gate.rests)))
@@ -82,16 +82,10 @@ def right(said: str, truth: str) -> float:
 
 def mean_of(judged: Sequence[Judged], measure: str) -> Row:
     """The mean, with the interval by leaving out one patient (image) at a time."""
-    sums: dict[str, tuple[float, int]] = {}
-    for one in judged:
-        total, n = sums.get(one.unit, (0.0, 0))
-        sums[one.unit] = total + one.number, n + 1
-    whole, count = sum(total for total, _ in sums.values()), len(judged)
-    left = [Value((whole - total) / (count - n), count - n) for total, n in sums.values() if count > n]
-    full = Value(whole / count, count)
-    interval = jackknife(full, left) if measure in ("shift", "divergence") else jackknife_share(full, left, len(sums))
+    numbers, units = [one.number for one in judged], [one.unit for one in judged]
+    value, interval = (grouped.mean_of if measure in ("shift", "divergence") else grouped.share_of)(numbers, units)
     low, high, note = interval
-    return {"value": float(full), "low": low, "high": high, "n": count, "images": len(sums), "note": note}
+    return {"value": value, "low": low, "high": high, "n": len(judged), "images": len(set(units)), "note": note}
 
 
 def _guess(samples: Sequence[Sample], unit: Mapping[str, str]) -> Row:

@@ -28,6 +28,12 @@ class Prompt:
     image: str  # which image(s): prompts of the same image share a pack
 
     @property
+    def unit(self) -> str:
+        """What is independent of everything else: a patient's images, where the data name the patient, else the image."""
+        patient = self.sample.patient_id
+        return self.image if patient is None else f"patient {patient}"
+
+    @property
     def prefix(self) -> tuple[int, ...]:
         """The ids up to the last image token: what all questions on the image have in common."""
         end = max((i for i, g in enumerate(self.tokens.groups) if g == "image"), default=-1)
@@ -112,9 +118,7 @@ def folds_of(laid: Sequence[Case], count: int) -> dict[str, int]:
     units: dict[str, int] = {}
     found = {}
     for case in laid:
-        patient = case.prompts[0].sample.patient_id
-        unit = case.image if patient is None else f"patient {patient}"
-        found[case.image] = units.setdefault(unit, len(units)) % count
+        found[case.image] = units.setdefault(case.prompts[0].unit, len(units)) % count
     return found
 
 
