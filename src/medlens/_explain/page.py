@@ -76,8 +76,9 @@ def _write(out: Path, page: Explanation) -> Path:
         for k, picture in enumerate(small):
             store.write(folder / f"token-{k}.png", as_png(picture))
         every = (*page.maps, *page.tokens)
-        store.write_table(folder, "maps", [row for k, heatmap in enumerate(every) for row in _rows(k, heatmap)])
-        store.write_table(folder, "checks", [check._asdict() for card in page.cards for check in card.checks])
+        store.write_table(folder, "maps", [row for k, heatmap in enumerate(every) for row in _rows(page.sample, k, heatmap)])
+        checks = [{"sample": page.sample, **check._asdict()} for card in page.cards for check in card.checks]
+        store.write_table(folder, "checks", checks)
         store.write(folder / "maps.safetensors", save({f"map-{k}": of.values for k, of in enumerate(every)} | _places(every)))
         store.write_manifest(folder, _manifest(page))
         store.write(folder / "report.html", _render(page, drawn, small))
@@ -86,9 +87,9 @@ def _write(out: Path, page: Explanation) -> Path:
     return out / "report.html"
 
 
-def _rows(number: int, heatmap: Heatmap) -> list[dict[str, Any]]:
+def _rows(sample: str, number: int, heatmap: Heatmap) -> list[dict[str, Any]]:
     """As the table `maps` says."""
-    said = {"map": number, "method": heatmap.method, "target": heatmap.target, "layer": heatmap.layer}
+    said = {"sample": sample, "map": number, "method": heatmap.method, "target": heatmap.target, "layer": heatmap.layer}
     rows = zip(heatmap.values.tolist(), heatmap.boxes.tolist(), strict=True)
     return [
         said | {"token": k, "value": value} | dict(zip(("left", "top", "right", "bottom"), box, strict=True))

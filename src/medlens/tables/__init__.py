@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from medlens.tables import maps, neurons, reliance, study
+from medlens.tables import maps, neurons, reliance, study, viewing
 
-TABLES: dict[str, dict[str, Any]] = {**study.COLUMNS, **neurons.COLUMNS, **maps.COLUMNS, **reliance.COLUMNS}
+TABLES: dict[str, dict[str, Any]] = {**study.COLUMNS, **neurons.COLUMNS, **maps.COLUMNS, **reliance.COLUMNS, **viewing.COLUMNS}

@@ -1,4 +1,4 @@
-"""What `medlens explain` writes: of one sample, and of the benchmark of methods."""
+"""Maps: what `medlens explain` writes of one sample, a study of a few, and the benchmark of methods."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 COLUMNS: dict[str, dict[str, Any]] = {
-    "maps": {  # of `explain`: one number for each image token, and where it lies
+    "maps": {  # one number for each image token, and where it lies
+        "sample": pl.String,
         "map": pl.Int32,  # number of the map, as in the manifest
         "method": pl.String,
         "target": pl.String,  # what was explained
@@ -19,7 +20,19 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "right": pl.Float64,
         "bottom": pl.Float64,
     },
-    "checks": {  # of `explain`: the report cards of its maps
+    "trust": {  # the maps, one a row, and what their report cards come to
+        "sample": pl.String,
+        "map": pl.Int32,  # as in `maps`
+        "method": pl.String,
+        "target": pl.String,
+        "layer": pl.Int32,
+        "verdict": pl.String,  # trust, do not trust
+        "why": pl.String,
+        "note": pl.String,  # what is to be said of the map itself
+        "picture": pl.String,  # relative to the run
+    },
+    "checks": {  # the report cards of maps
+        "sample": pl.String,
         "method": pl.String,
         "check": pl.String,  # deletion, insertion, weights drawn anew, slight noise, other methods, energy, pointing, IoU
         "of": pl.String,  # the infill, what is measured, or the region's name
