@@ -1,0 +1,54 @@
+"""Pictures of a run inside its report: as data URLs, made smaller where they are many, so that the page stays small."""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+BUDGET = 2_400_000  # bytes of all pictures of a page, before they are written in letters (4 for 3)
+SIDES = (448, 320, 224, 160, 112, 80)  # pixels of the longer side: the largest at which they fit
+QUALITY = 82
+
+
+class Album:
+    """The pictures named by these paths relative to `folder`, each once. side: at most so many pixels, the longer side."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder, self.side = folder, SIDES[0]
+        self.names = [name for name in dict.fromkeys(names) if _inside(folder, name)]
+        self._urls: dict[str, str] = {}
+        for self.side in SIDES:
+            found = {name: _small(folder / name, self.side) for name in self.names}
+            self._urls = {name: _url(kind, data) for name, (kind, data) in found.items()}
+            if sum(len(data) for _, data in found.values()) <= BUDGET:
+                return
+
+    def url(self, name: str | None) -> str | None:
+        """None of a picture that is not there."""
+        return self._urls.get(name) if name else None
+
+
+def _inside(folder: Path, name: str) -> bool:
+    """A table may name any file: only pictures of the run itself are shown."""
+    path = (folder / name).resolve()
+    return path.is_relative_to(folder.resolve()) and path.is_file()
+
+
+def _small(path: Path, side: int) -> tuple[str, bytes]:
+    """As it is if it is small enough; a large one as JPEG."""
+    content = path.read_bytes()
+    with Image.open(BytesIO(content)) as image:
+        if max(image.size) <= side:
+            return ("png" if image.format == "PNG" else "jpeg"), content
+        small = image.convert("RGB")
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    small.save(buffer, "JPEG", quality=QUALITY)
+    return "jpeg", buffer.getvalue()
+
+
+def _url(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
