@@ -9,7 +9,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 
 def jackknife_error(left_out: ArrayLike) -> NDArray[np.float64]:
@@ -23,6 +22,8 @@ def jackknife_error(left_out: ArrayLike) -> NDArray[np.float64]:
 
 def student(freedom: ArrayLike, level: float) -> NDArray[np.float64]:
     """The quantile of Student's t, with so many degrees of freedom, that is exceeded with probability `level`."""
+    from scipy.special import stdtrit  # takes as long to import as all that a report needs, and a report draws no quantile
+
     return np.asarray(stdtrit(freedom, 1 - level))
 
 

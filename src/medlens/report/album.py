@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -14,17 +15,16 @@ QUALITY = 82
 
 
 class Album:
-    """The pictures named by these paths relative to `folder`, each once. side: at most so many pixels, the longer side."""
+    """The pictures named by these paths relative to `folder`, each once. side: of the largest, its longer side in pixels."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
-        self.folder, self.side = folder, SIDES[0]
-        self.names = [name for name in dict.fromkeys(names) if _inside(folder, name)]
-        self._urls: dict[str, str] = {}
-        for self.side in SIDES:
-            found = {name: _small(folder / name, self.side) for name in self.names}
-            self._urls = {name: _url(kind, data) for name, (kind, data) in found.items()}
-            if sum(len(data) for _, data in found.values()) <= BUDGET:
-                return
+        names, found = [name for name in dict.fromkeys(names) if _inside(folder, name)], {}
+        for side in SIDES:
+            found = {name: _small(folder / name, side) for name in names}
+            if sum(len(small.content) for small in found.values()) <= BUDGET:
+                break
+        self.side = max((small.side for small in found.values()), default=0)
+        self._urls = {name: f"data:image/{kind};base64,{base64.b64encode(data).decode()}" for name, (kind, data, _) in found.items()}
 
     def url(self, name: str | None) -> str | None:
         """None of a picture that is not there."""
@@ -37,18 +37,20 @@ def _inside(folder: Path, name: str) -> bool:
     return path.is_relative_to(folder.resolve()) and path.is_file()
 
 
-def _small(path: Path, side: int) -> tuple[str, bytes]:
+class _Small(NamedTuple):
+    kind: str
+    content: bytes
+    side: int
+
+
+def _small(path: Path, side: int) -> _Small:
     """As it is if it is small enough; a large one as JPEG."""
     content = path.read_bytes()
     with Image.open(BytesIO(content)) as image:
         if max(image.size) <= side:
-            return ("png" if image.format == "PNG" else "jpeg"), content
+            return _Small("png" if image.format == "PNG" else "jpeg", content, max(image.size))
         small = image.convert("RGB")
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = BytesIO()
     small.save(buffer, "JPEG", quality=QUALITY)
-    return "jpeg", buffer.getvalue()
-
-
-def _url(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return _Small("jpeg", buffer.getvalue(), side)

@@ -13,7 +13,8 @@ from markupsafe import escape
 from medlens.report.lines import BLACK, COLOURS, GREY, PALE, PALETTE, Line, domain
 
 WIDTH, HEIGHT = 330, 180
-LEFT, FOOT, LEADING, LETTER = 44, 36, 13, 5.6
+LEFT, FOOT, LEADING, LETTER = 44, 38, 13, 5.6
+MARGIN = 13  # letters at the right end that there is always room for, so that the layers of all charts stand below each other
 KINDS = {  # of colours: the page's style knows them by these names
     **{colour: name for name, colour in COLOURS.items()}, BLACK: "ink", GREY: "null", PALE: "single",
     **{colour: f"group-{k}" for k, colour in enumerate(PALETTE)},
@@ -44,7 +45,7 @@ def drawn(sides: Mapping[str, Sequence[Line]], axis: Axis, name: str, title: str
     is measured, for those who do not see it."""
     low, high = domain([line for lines in sides.values() for line in lines])
     ends = {side: _ends(lines, low, high) for side, lines in sides.items()}
-    margin = 20 + LETTER * max((len(word) for found in ends.values() for word, _, _ in found), default=0)
+    margin = 20 + LETTER * max([MARGIN, *(len(word) for found in ends.values() for word, _, _ in found)])
     top = 8 + LEADING * max((sum(bool(line.key) for line in lines) for lines in sides.values()), default=0)
     place = _Place(axis, low, high, margin, top)
     return {
@@ -108,7 +109,7 @@ def _grid(place: _Place) -> Iterator[str]:
             x = place.axis.x(layer)
             yield f'<path class="grid" d="M{x:.1f} {HEIGHT}v4"/><text class="tick" x="{x:.1f}" y="{HEIGHT + 16}" '
             yield f'text-anchor="middle">{layer:.0f}</text>'
-    yield f'<text class="tick" x="{WIDTH / 2}" y="{HEIGHT + 31}" text-anchor="middle">{place.axis.word}</text>'
+    yield f'<text class="tick" x="0" y="{HEIGHT + 34}">{place.axis.word}</text>'
 
 
 # ---- lines
@@ -224,7 +225,7 @@ def _layers(line: Line, place: _Place) -> Iterator[str]:
         yield (
             f'<g class="at" data-layer="{layer}"><rect x="{x - step / 2:.1f}" width="{step:.1f}" height="{HEIGHT}"/>'
             f'<path class="cursor" d="M{x:.1f} 0V{HEIGHT}"/><circle class="spot s-{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-            f'<text class="numbers" x="{WIDTH - 4}" y="13" text-anchor="end">{said}</text></g>'
+            f'<text class="numbers" x="{WIDTH}" y="{HEIGHT + 34}" text-anchor="end">{said}</text></g>'
         )
 
 

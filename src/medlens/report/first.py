@@ -83,7 +83,7 @@ def _answers(run: Run) -> Tile | None:
     if not found:
         return None
     whole = found[0]
-    words = f"{whole.count:,} of {whole.n:,} ({percent(whole.value)}; {percent(whole.low)} to {percent(whole.high)})"
+    words = f"{whole.count:,} of {whole.n:,}: {percent(whole.value)} ({100 * whole.low:.0f} to {100 * whole.high:.0f})"
     return Tile("Are its answers right?", words, "", "answers", shares=found)
 
 
@@ -92,7 +92,7 @@ def _reliance(run: Run) -> Tile | None:
         return None
     joined = run.gates.join(run.samples, on="sample").with_columns(unit=pl.coalesce("patient", "image"))
     share = _share("rest on it", joined.rename({"rests": "correct"}))
-    words = f"{share.count:,} of {share.n:,} answers do ({percent(share.low)} to {percent(share.high)})"
+    words = f"{share.count:,} of {share.n:,} answers do: {percent(share.value)} ({100 * share.low:.0f} to {100 * share.high:.0f})"
     verdict = "right" if share.low > 0.5 else "wrong" if share.high < 0.5 else "open"
     return Tile("Do answers rest on the image?", words, verdict, "answers", shares=[share])
 
