@@ -119,7 +119,7 @@ def test_integrated_gradients_are_complete(phantom, asked):
     notes = {}
     maps(phantom, asked[:2], ["integrated_gradients"], notes=notes)
     assert len(notes) == 2
-    assert all(note.startswith("sums to within") for note in notes.values())
+    assert all(said.note.startswith("sums to within") for said in notes.values())
     assert integrated_gradients(phantom, asked[0], 2).error > 0.01  # two nodes are not enough, and that is seen
 
 
