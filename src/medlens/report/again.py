@@ -16,8 +16,8 @@ PAGES = {"neurons": "write_neurons", "reliance": "write_reliance", "benchmark": 
 def make_report(run: str | Path) -> Path:
     """Write a run's `report.html` once more; return its path. Charts beside it (`charts/`) stay as they are.
 
-    Of an unfinished study (`NAME.part`, or NAME while only that is there) the report says how far it is. Raises BadRun for what is no
-    run, is damaged, is of another format, or has a page that is not made from its tables; CannotWrite.
+    Of an unfinished study (`NAME.part`, or NAME while only that is there) the report says how far it is. Raises BadRun for what is
+    no run, is damaged, is of another format, or has a page that is not made from its tables; CannotWrite.
     """
     folder = Path(run)
     part = folder if folder.name.endswith(".part") else folder.with_name(f"{folder.name}.part")

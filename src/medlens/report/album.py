@@ -24,7 +24,9 @@ class Album:
             if sum(len(small.content) for small in found.values()) <= BUDGET:
                 break
         self.side = max((small.side for small in found.values()), default=0)
-        self._urls = {name: f"data:image/{kind};base64,{base64.b64encode(data).decode()}" for name, (kind, data, _) in found.items()}
+        self._urls = {
+            name: f"data:image/{kind};base64,{base64.b64encode(data).decode()}" for name, (kind, data, _) in found.items()
+        }
 
     def url(self, name: str | None) -> str | None:
         """None of a picture that is not there."""

@@ -98,20 +98,21 @@ def _reliance(run: Run) -> Tile | None:
 
 
 def trusted_by_method(run: Run) -> list[Share]:
-    """Of each method the maps that are trusted, the most trusted first."""
-    joined = run.trust.join(run.samples, on="sample").with_columns(
-        correct=pl.col("verdict") == "trust", unit=pl.coalesce("patient", "image")
+    """Of each method the maps that are trusted, the most trusted first; a map that could not be made is none."""
+    joined = (
+        run.trust.filter(pl.col("map").is_not_null())
+        .join(run.samples, on="sample")
+        .with_columns(correct=pl.col("verdict") == "trust", unit=pl.coalesce("patient", "image"))
     )
     found = [_share(str(name), mine) for (name,), mine in joined.group_by("method", maintain_order=True)]
     return sorted(found, key=lambda share: -share.value)
 
 
 def _maps(run: Run) -> Tile | None:
-    if not there(run, "trust"):
+    if not there(run, "trust") or not (found := trusted_by_method(run)):
         return None
-    found = trusted_by_method(run)
-    best = found[0]
-    words = f"{best.name}: {best.count} of {best.n} trusted" if best.count else f"none of {run.trust.height} maps is trusted"
+    best, maps = found[0], sum(share.n for share in found)
+    words = f"{best.name}: {best.count} of {best.n} trusted" if best.count else f"none of {maps} maps is trusted"
     return Tile("Which map can be trusted?", words, "right" if best.low > 0.5 else "open" if best.count else "wrong", "maps", found)
 
 

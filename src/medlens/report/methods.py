@@ -25,10 +25,8 @@ OF_MEASURES: dict[str, tuple[str, ...]] = {
     "mean_cosine": (ETHAYARAJH,), "mean_cosine_between": (ETHAYARAJH,),
     "intrinsic_dimension": ("facco2017",), "intrinsic_dimension_between": ("facco2017",),
     **{f"intrinsic_dimension_of_{part}": ("facco2017", "denti2022") for part in ("half", "quarter", "eighth")},
-    **{name: (ETHAYARAJH,) for name in (
-        "self_similarity", "adjusted_self_similarity", "intra_similarity", "adjusted_intra_similarity", "mev", "adjusted_mev",
-        "mev_centred", "baseline_cosine", "baseline_mev")},
-    **{name: (LENS,) for name in ("answer_top", "answer_log_odds", "answer_rank", "lens_entropy")},
+    **dict.fromkeys(("self_similarity", "adjusted_self_similarity", "intra_similarity", "adjusted_intra_similarity", "mev", "adjusted_mev", "mev_centred", "baseline_cosine", "baseline_mev"), (ETHAYARAJH,)),
+    **dict.fromkeys(("answer_top", "answer_log_odds", "answer_rank", "lens_entropy"), (LENS,)),
     "lens_kl": (LENS, "belrose2023"),
 }  # fmt: skip
 OF_MAPS: dict[str, tuple[str, ...]] = {
@@ -54,9 +52,15 @@ def _notes(run: Run) -> Iterator[tuple[str, list[str]]]:
     if keys := [key for measure in measures for key in OF_MEASURES.get(measure, ())]:
         yield "Measures of hidden states and of what they say, each defined beside its chart.", keys
     if run.rows["low"].is_finite().any():
-        yield "Intervals of measures: a jackknife over folds of whole images (patients where the data name them).", ["tukey1958", "efron1981"]
+        yield (
+            "Intervals of measures: a jackknife over folds of whole images (patients where the data name them).",
+            ["tukey1958", "efron1981"],
+        )
     if run.answers["correct"].is_not_null().any():
-        yield "Intervals of shares: Wilson's, for as many independent units as the clusters by image leave.", ["wilson1927", "liang1986"]
+        yield (
+            "Intervals of shares: Wilson's, for as many independent units as the clusters by image leave.",
+            ["wilson1927", "liang1986"],
+        )
     if run.rows["protocol"].eq("null: pairs").any():
         yield "Null of pairs: whole images are permuted, so that rows of one image stay together.", ["winkler2015"]
     if run.massive.height:
@@ -72,14 +76,20 @@ def _of_maps(run: Run) -> Iterator[tuple[str, list[str]]]:
     if keys := [key for method in methods for key in OF_MAPS.get(method, ())]:
         yield f"Maps: {', '.join(methods)}.", keys
     if there(run, "checks"):
-        yield "Report cards of maps: deletion and insertion, and the same map of a model whose weights were drawn anew.", ["petsiuk2018", "adebayo2018"]
+        yield (
+            "Report cards of maps: deletion and insertion, and the same map of a model whose weights were drawn anew.",
+            ["petsiuk2018", "adebayo2018"],
+        )
 
 
 @cache
 def references() -> dict[str, str]:
     """Every entry of references.bib, by its key."""
     text = REFERENCES.read_text(encoding="utf-8")
-    return {entry[0]: entry[1].rstrip() for entry in ((found[1], found[0]) for found in re.finditer(r"@\w+\{([^,]+),.*?\n\}", text, re.S))}
+    return {
+        entry[0]: entry[1].rstrip()
+        for entry in ((found[1], found[0]) for found in re.finditer(r"@\w+\{([^,]+),.*?\n\}", text, re.S))
+    }
 
 
 def cited(keys: list[str]) -> list[tuple[str, str]]:

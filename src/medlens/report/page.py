@@ -116,12 +116,13 @@ def _measured(run: store.Run, figures: Figures) -> dict[str, Any]:
 
 
 def _pages(run: store.Run, sections: list[dict[str, Any]], units: bool) -> list[dict[str, Any]]:
-    """Instruments with what they found; the first section of all says how to read a chart."""
+    """Instruments with what they found, in sections of charts, each with its anchor; the first of all says how to read a chart."""
     found, said = [], False
     for name, title, own in PAGES:
         mine = [part for part in sections if part["section"].name in own]
         for part in mine:
             part["first"], said = not said, True
+            part["anchor"] = part["section"].name + "-charts" * (part["section"].name == name)
         if mine or (name == "geometry" and run.massive.height) or (name == "lens" and units):
             found.append({"name": name, "title": title, "sections": mine})
     return found

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from medlens.report.first import there
 from medlens.store import Run
 
+INSTRUMENTS = {"geometry": "How states are arranged", "contextualization": "How contextual tokens are", "lens": "What states say"}
+
 
 class Gap(NamedTuple):
     """What is not known; the command that finds out (None: no command can, the data lack it)."""
@@ -24,22 +26,36 @@ def unknown(run: Run) -> list[Gap]:
     subject = " ".join(words[2:4])
     found = []
     if plan["answers"] == "given":
-        found.append(Gap("What the model itself would answer: the answers were given", f"{_without(again, '--answers')} --out RUN-own"))
+        found.append(
+            Gap("What the model itself would answer: the answers were given", f"{_without(again, '--answers')} --out RUN-own")
+        )
     elif not run.samples["answer"].is_not_null().any():
         found.append(Gap("Whether answers are right: the data hold no true ones", None))
-    if not there(run, "gates"):
-        found.append(Gap("Whether answers rest on the image", f"medlens reliance {subject} --out RUN-reliance"))
-    if not there(run, "trust"):
+    gated, mapped = (len(set(getattr(run, name)["sample"])) if there(run, name) else 0 for name in ("gates", "trust"))
+    asked = run.samples.height
+    if gated < asked:
+        found.append(Gap(f"Whether {_rest(gated, asked)} on the image", f"medlens reliance {subject} --out RUN-reliance"))
+    if not mapped:
         sample = f"medlens explain {words[2]} --data {words[3]} --sample 0 --out RUN-maps"
         found.append(Gap("Where on the image an answer comes from, and whether such a map can be trusted", sample))
     if not there(run, "leaderboard"):
         found.append(Gap("Which method's maps lie on what is there", f"medlens explain {subject} --benchmark --out RUN-benchmark"))
     if not there(run, "neurons"):
         found.append(Gap("Which neurons make it say so", f"medlens neurons {subject} --concept WORD --out RUN-neurons"))
-    for name, what in (("geometry", "How states are arranged"), ("contextualization", "How contextual tokens are"), ("lens", "What states say")):
+    for name, what in INSTRUMENTS.items():
         if name not in plan["instruments"]:
             found.append(Gap(what, f"medlens study {subject} --instrument {name} --out RUN-{name}"))
     return found + _of_the_study(run, plan, again)
+
+
+def _rest(known: int, of: int) -> str:
+    return (
+        "the answers rest"
+        if not known
+        else "the other answer rests"
+        if of - known == 1
+        else f"the other {of - known:,} answers rest"
+    )
 
 
 def _of_the_study(run: Run, plan: dict[str, Any], again: str) -> list[Gap]:
