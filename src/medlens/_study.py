@@ -51,8 +51,8 @@ def study(
 
     model: a loaded one, or anything that `load` takes. samples: a list, "phantom", or a path that `read` takes. A finished run of
     this very study is returned as it is. One that was stopped, or had no room left on the disk, goes on behind the last block that
-    was finished: what is done stands in `out` + ".part". Nothing is left when something else fails. watch: also write a report there of
-    what was found so far, after every block.
+    was finished: what is done stands in `out` + ".part". Nothing is left when something else fails.
+    watch: after every block a report of what was found so far is written there.
 
     Raises a MedlensError: see `load`, `read` and `forward`; BadRun when `out` holds something else; CannotWrite.
     """

@@ -1,4 +1,4 @@
-"""How sure numbers are: those that were computed again without each fold, and shares. Arithmetic on floats, which needs no torch."""
+"""How sure numbers are: those computed again without each fold, and shares. Arithmetic on floats, which needs no torch."""
 
 from __future__ import annotations
 

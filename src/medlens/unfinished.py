@@ -1,8 +1,8 @@
 """A run on its way: a folder `NAME.part` beside its place, from which the same command goes on after a kill or on a full disk.
 
 What is in it: `identity.json` (of which study it is), `begun/` (what is known before the work: who is studied, and on what),
-`answers.jsonl` (those that are written), `progress.json` (what the last finished block left), the states that wait for the next block,
-and at the end `run/`, which becomes the run.
+`answers.jsonl` (those that are written), `progress.json` (what the last finished block left), the states that wait for the next
+block, and at the end `run/`, which becomes the run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BEGUN = "begun"  # folder
 
 
 class Unfinished:
-    """The folder, and what stands in it. scratch: where large files go. noted: called with the folder whenever a progress is noted."""
+    """The folder, and what stands in it. scratch: where large files go. noted: called with the folder at every progress."""
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder, self.scratch = folder, scratch

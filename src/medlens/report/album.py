@@ -24,9 +24,7 @@ class Album:
             if sum(len(small.content) for small in found.values()) <= BUDGET:
                 break
         self.side = max((small.side for small in found.values()), default=0)
-        self._urls = {
-            name: f"data:image/{kind};base64,{base64.b64encode(data).decode()}" for name, (kind, data, _) in found.items()
-        }
+        self._urls = {name: small.url for name, small in found.items()}
 
     def url(self, name: str | None) -> str | None:
         """None of a picture that is not there."""
@@ -43,6 +41,10 @@ class _Small(NamedTuple):
     kind: str
     content: bytes
     side: int
+
+    @property
+    def url(self) -> str:
+        return f"data:image/{self.kind};base64,{base64.b64encode(self.content).decode()}"
 
 
 def _small(path: Path, side: int) -> _Small:

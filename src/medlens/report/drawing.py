@@ -1,5 +1,5 @@
-"""Lines as SVG for the report's page. Colours are classes, so that light, dark and print each give them their own; all layers stand on
-one axis, state b at b and block b, which makes state b + 1 of it, half a step behind; and each layer carries its numbers, which show
+"""Lines as SVG for the report's page. Colours are classes, so that light, dark and print each give them their own. All layers stand
+on one axis, state b at b and block b, which makes state b + 1 of it, half a step behind. Each layer carries its numbers, which show
 when it is pointed at, or marked in all charts at once. (Files of charts are drawn by `charts`.)"""
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _svg(lines: Sequence[Line], ends: list[tuple[str, float, str]], place: _Plac
     body += _layers(_main(lines), place)
     wide, high = LEFT + WIDTH + place.margin, place.top + HEIGHT + FOOT
     return (
-        f'<svg viewBox="{-LEFT} {-place.top:g} {wide:.0f} {high:g}" role="img" aria-labelledby="t-{name}" aria-describedby="d-{name}" '
-        f'data-depth="{place.axis.depth}"><title id="t-{name}">{escape(title)}</title><desc id="d-{name}">'
+        f'<svg viewBox="{-LEFT} {-place.top:g} {wide:.0f} {high:g}" role="img" aria-labelledby="t-{name}" '
+        f'aria-describedby="d-{name}"><title id="t-{name}">{escape(title)}</title><desc id="d-{name}">'
         f'{escape(_said(lines, place.axis))}</desc><clipPath id="c-{name}"><rect width="{WIDTH}" height="{HEIGHT}"/></clipPath>'
         + "".join(body) + "</svg>"
     )  # fmt: skip
@@ -102,7 +102,8 @@ def _grid(place: _Place) -> Iterator[str]:
     digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9)) if len(marks) > 1 else 3
     for value in marks:
         y, word = place.y(value), f"{value:,.{digits}f}".replace("-", "−")
-        yield f'<path class="grid" d="M0 {y:.1f}H{WIDTH}"/><text class="tick" x="-6" y="{y + 4:.1f}" text-anchor="end">{word}</text>'
+        yield f'<path class="grid" d="M0 {y:.1f}H{WIDTH}"/>'
+        yield f'<text class="tick" x="-6" y="{y + 4:.1f}" text-anchor="end">{word}</text>'
     last = place.axis.depth - place.axis.of_pairs
     for layer in ticks(0, max(1, last), 8):
         if layer == round(layer):

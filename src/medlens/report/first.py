@@ -1,4 +1,4 @@
-"""The first screen: what came out, in a few numbers, each with its interval and a link to what it stands on. From the tables alone."""
+"""The first screen: what came out, in a few numbers, each with its interval and a link to what it stands on."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ def _maps(run: Run) -> Tile | None:
     if not there(run, "trust") or not (found := trusted_by_method(run)):
         return None
     best, maps = found[0], sum(share.n for share in found)
-    words = f"{best.name}: {best.count} of {best.n} trusted" if best.count else f"none of {maps} maps is trusted"
+    alike = [share.name for share in found if share.value == best.value]
+    who = alike[0] if len(alike) == 1 else f"{len(alike)} methods alike"
+    words = f"{who}: {best.count} of {best.n} trusted" if best.count else f"none of {maps} maps is trusted"
     return Tile("Which map can be trusted?", words, "right" if best.low > 0.5 else "open" if best.count else "wrong", "maps", found)
 
 

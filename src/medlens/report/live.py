@@ -1,10 +1,9 @@
-"""The report of a study that is not finished: what its folder `NAME.part` holds so far. With `--watch` it is written after every block,
-and loads itself again."""
+"""The report of a study that is not finished: what its folder `NAME.part` holds so far. With `--watch` it is written after every
+block, and loads itself again."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ def write(part: Path, refresh: int = REFRESH) -> Path:
     home = part.name.removesuffix(".part")
     fresh, page = part / "report.html.new", part / "report.html"
     store.write(fresh, render(run, live=Live(said, home, refresh)))
-    os.replace(fresh, page)
-    return page
+    return fresh.replace(page)
 
 
 def open_unfinished(part: Path) -> tuple[Run, str]:

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import polars as pl
-
 from medlens.report.first import there
 from medlens.store import Run
 
@@ -20,14 +18,13 @@ OF_MEASURES: dict[str, tuple[str, ...]] = {
     "held_out_linearity": (LINEAR, "stone1974"), "held_out_linearity_of_update": (LINEAR, "stone1974"),
     "linearity_adjusted": (LINEAR, "theil1961"), "linearity_of_update_adjusted": (LINEAR, "theil1961"),
     "linearity_floor": (LINEAR, "winkler2015"), "linearity_of_update_floor": (LINEAR, "winkler2015"),
-    "cka": ("kornblith2019", "song2012"),
-    "anisotropy": (SHAPE,), "participation_ratio": ("gao2017",), "effective_rank": ("roy2007",),
-    "mean_cosine": (ETHAYARAJH,), "mean_cosine_between": (ETHAYARAJH,),
-    "intrinsic_dimension": ("facco2017",), "intrinsic_dimension_between": ("facco2017",),
-    **{f"intrinsic_dimension_of_{part}": ("facco2017", "denti2022") for part in ("half", "quarter", "eighth")},
-    **dict.fromkeys(("self_similarity", "adjusted_self_similarity", "intra_similarity", "adjusted_intra_similarity", "mev", "adjusted_mev", "mev_centred", "baseline_cosine", "baseline_mev"), (ETHAYARAJH,)),
+    "cka": ("kornblith2019", "song2012"), "anisotropy": (SHAPE,), "participation_ratio": ("gao2017",),
+    "effective_rank": ("roy2007",), "mean_cosine": (ETHAYARAJH,), "mean_cosine_between": (ETHAYARAJH,),
+    "intrinsic_dimension": ("facco2017",), "intrinsic_dimension_between": ("facco2017",), "lens_kl": (LENS, "belrose2023"),
+    **dict.fromkeys((f"intrinsic_dimension_of_{part}" for part in ("half", "quarter", "eighth")), ("facco2017", "denti2022")),
+    **dict.fromkeys(("self_similarity", "adjusted_self_similarity", "intra_similarity", "adjusted_intra_similarity"), (ETHAYARAJH,)),
+    **dict.fromkeys(("mev", "adjusted_mev", "mev_centred", "baseline_cosine", "baseline_mev"), (ETHAYARAJH,)),
     **dict.fromkeys(("answer_top", "answer_log_odds", "answer_rank", "lens_entropy"), (LENS,)),
-    "lens_kl": (LENS, "belrose2023"),
 }  # fmt: skip
 OF_MAPS: dict[str, tuple[str, ...]] = {
     "gradcam_attention": ("selvaraju2017", "chefer2021"), "relevance": ("chefer2021",),
@@ -52,15 +49,11 @@ def _notes(run: Run) -> Iterator[tuple[str, list[str]]]:
     if keys := [key for measure in measures for key in OF_MEASURES.get(measure, ())]:
         yield "Measures of hidden states and of what they say, each defined beside its chart.", keys
     if run.rows["low"].is_finite().any():
-        yield (
-            "Intervals of measures: a jackknife over folds of whole images (patients where the data name them).",
-            ["tukey1958", "efron1981"],
-        )
+        folds = "Intervals of measures: a jackknife over folds of whole images (patients where the data name them)."
+        yield folds, ["tukey1958", "efron1981"]
     if run.answers["correct"].is_not_null().any():
-        yield (
-            "Intervals of shares: Wilson's, for as many independent units as the clusters by image leave.",
-            ["wilson1927", "liang1986"],
-        )
+        shares = "Intervals of shares: Wilson's, for as many independent units as the clusters by image leave."
+        yield shares, ["wilson1927", "liang1986"]
     if run.rows["protocol"].eq("null: pairs").any():
         yield "Null of pairs: whole images are permuted, so that rows of one image stay together.", ["winkler2015"]
     if run.massive.height:
@@ -71,25 +64,19 @@ def _notes(run: Run) -> Iterator[tuple[str, list[str]]]:
 
 
 def _of_maps(run: Run) -> Iterator[tuple[str, list[str]]]:
-    tables = [getattr(run, name) for name in ("trust", "leaderboard") if there(run, name)]
-    methods = pl.concat([table["method"] for table in tables]).unique(maintain_order=True).to_list() if tables else []
+    methods = [m for name in ("trust", "leaderboard") if there(run, name) for m in getattr(run, name)["method"].unique().sort()]
     if keys := [key for method in methods for key in OF_MAPS.get(method, ())]:
-        yield f"Maps: {', '.join(methods)}.", keys
+        yield f"Maps: {', '.join(dict.fromkeys(filter(None, methods)))}.", keys
     if there(run, "checks"):
-        yield (
-            "Report cards of maps: deletion and insertion, and the same map of a model whose weights were drawn anew.",
-            ["petsiuk2018", "adebayo2018"],
-        )
+        cards = "Report cards of maps: deletion and insertion, and the same map of a model whose weights were drawn anew."
+        yield cards, ["petsiuk2018", "adebayo2018"]
 
 
 @cache
 def references() -> dict[str, str]:
     """Every entry of references.bib, by its key."""
     text = REFERENCES.read_text(encoding="utf-8")
-    return {
-        entry[0]: entry[1].rstrip()
-        for entry in ((found[1], found[0]) for found in re.finditer(r"@\w+\{([^,]+),.*?\n\}", text, re.S))
-    }
+    return {found[1]: found[0] for found in re.finditer(r"@\w+\{([^,]+),.*?\n\}", text, re.DOTALL)}
 
 
 def cited(keys: list[str]) -> list[tuple[str, str]]:
@@ -98,7 +85,8 @@ def cited(keys: list[str]) -> list[tuple[str, str]]:
 
 
 def words_of(entry: str) -> str:
-    fields = {name: value for name, value in re.findall(r"(\w+) = \{((?:[^{}]|\{[^{}]*\})*)\}", entry)}
+    """Who, when, and the title."""
+    fields = dict(re.findall(r"(\w+) = \{((?:[^{}]|\{[^{}]*\})*)\}", entry))
     plain = {name: re.sub(r"\\~|[{}]", "", value) for name, value in fields.items()}
     names = [name.split(",")[0] for name in plain["author"].split(" and ")]
     who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)

@@ -1,4 +1,4 @@
-"""What this run did not measure, and which command would: from its plan and its tables, so that nobody takes silence for a result."""
+"""What this run did not measure, and which command would: from its plan and tables, so that nobody takes silence for a result."""
 
 from __future__ import annotations
 
@@ -49,13 +49,9 @@ def unknown(run: Run) -> list[Gap]:
 
 
 def _rest(known: int, of: int) -> str:
-    return (
-        "the answers rest"
-        if not known
-        else "the other answer rests"
-        if of - known == 1
-        else f"the other {of - known:,} answers rest"
-    )
+    if not known:
+        return "the answers rest"
+    return "the other answer rests" if of - known == 1 else f"the other {of - known:,} answers rest"
 
 
 def _of_the_study(run: Run, plan: dict[str, Any], again: str) -> list[Gap]:
