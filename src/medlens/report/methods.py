@@ -22,8 +22,9 @@ OF_MEASURES: dict[str, tuple[str, ...]] = {
     "effective_rank": ("roy2007",), "mean_cosine": (ETHAYARAJH,), "mean_cosine_between": (ETHAYARAJH,),
     "intrinsic_dimension": ("facco2017",), "intrinsic_dimension_between": ("facco2017",), "lens_kl": (LENS, "belrose2023"),
     **dict.fromkeys((f"intrinsic_dimension_of_{part}" for part in ("half", "quarter", "eighth")), ("facco2017", "denti2022")),
-    **dict.fromkeys(("self_similarity", "adjusted_self_similarity", "intra_similarity", "adjusted_intra_similarity"), (ETHAYARAJH,)),
-    **dict.fromkeys(("mev", "adjusted_mev", "mev_centred", "baseline_cosine", "baseline_mev"), (ETHAYARAJH,)),
+    **dict.fromkeys(("self_similarity", "intra_similarity", "adjusted_self_similarity"), (ETHAYARAJH,)),
+    **dict.fromkeys(("adjusted_intra_similarity", "baseline_cosine", "baseline_mev"), (ETHAYARAJH,)),
+    **dict.fromkeys(("mev", "adjusted_mev", "mev_centred"), (ETHAYARAJH,)),
     **dict.fromkeys(("answer_top", "answer_log_odds", "answer_rank", "lens_entropy"), (LENS,)),
 }  # fmt: skip
 OF_MAPS: dict[str, tuple[str, ...]] = {
