@@ -22,34 +22,7 @@ from medlens.report.readings import BEHIND, READINGS, SCALES
 from medlens.report.subgroups import fields_of
 
 CHARTS = True
-
-HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \"' {{ 7*7 }}"
-
-
-@pytest.fixture(scope="module")
-def run(phantom, tmp_path_factory):
-    return medlens.study(phantom, "phantom", Plan(limit=25), tmp_path_factory.mktemp("report") / "run")
-
-
-@pytest.fixture(scope="module")
-def hostile(phantom, tmp_path_factory):
-    """Script tags in every field that a data set can fill."""
-    samples = [
-        medlens.Sample(
-            image=Image.new("RGB", (64, 64), (k, 9, 9)), question=HOSTILE, id=f"{HOSTILE}{k}", answer=HOSTILE,
-            question_type=HOSTILE, image_id=f"{HOSTILE}{k}", patient_id=HOSTILE, tags={HOSTILE: HOSTILE},
-        )
-        for k in range(3)
-    ]  # fmt: skip
-    return medlens.study(phantom, samples, Plan(), tmp_path_factory.mktemp("hostile") / "run")
-
-
-@pytest.fixture(scope="module")
-def full(run, tmp_path_factory):
-    """A run that has everything, by invention."""
-    full = medlens.open_run(invented(run, tmp_path_factory.mktemp("full") / "run"))
-    full.report.write_text(render(full))
-    return full
+pytest_plugins = ["reported"]
 
 
 @pytest.mark.parametrize("which", ["run", "full"])
@@ -230,35 +203,3 @@ print([m for m in ("torch", "transformers") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("which", ["run", "hostile", "full"])
-def test_in_a_browser(which, width, request, chromium):
-    """Opens without an error or a request, fits its width, and its charts have a size."""
-    from playwright.sync_api import sync_playwright
-
-    report = request.getfixturevalue(which).report
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=flags)
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}"))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(report.as_uri())
-        fits = page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        charts = page.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)")
-        pictures = page.evaluate(
-            "Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().then(() => i.naturalWidth) }))"
-        )
-        browser.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
-    assert fits
-    assert len(charts) > 10
-    assert min(charts) > 100
-    assert min(pictures) > 0
