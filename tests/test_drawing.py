@@ -39,7 +39,9 @@ def test_what_is_undefined_is_open():
     assert "m-4 0h8" in svg
     [band] = re.findall(r'class="band f-image" opacity="0.2" d="([^"]+)"', svg)
     assert band.count("L") == 3  # there and back over two layers
-    assert 'class="band' not in drawn({"image": [line([(k, 1.0, None, None) for k in range(3)])]}, Axis(4, False), "x", "X")["image"]
+    assert (
+        'class="band' not in drawn({"image": [line([(k, 1.0, None, None) for k in range(3)])]}, Axis(4, False), "x", "X")["image"]
+    )
 
 
 def test_numbers_are_said():

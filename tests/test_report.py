@@ -11,10 +11,10 @@ from markupsafe import escape
 from PIL import Image
 
 import medlens
+from conftest import Blank
 from invented import HOSTILE as SCRIPT
-from invented import invented
 from medlens.plan import Plan
-from medlens.report import render
+from medlens.report import charts, render
 from medlens.report.figures import Figures
 from medlens.report.lines import domain, lines_of
 from medlens.report.plateau import NONE, OPEN, PLATEAU, Scale, plateau
@@ -183,7 +183,8 @@ def test_charts_are_files_too(run):
         assert svg.read_text().startswith("<svg")
 
 
-def test_warnings(run, phantom, tmp_path):
+def test_warnings(run, phantom, tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "vl_convert", Blank)
     assert "answers to these images mean nothing" not in " ".join(render(run).split())
     drawn = medlens.study(phantom, medlens.phantom.samples(2), Plan(), tmp_path / "drawn")
     assert "answers to these images mean nothing" not in " ".join(render(drawn).split())
@@ -197,7 +198,7 @@ def test_report_imports_neither_torch_nor_transformers(run):
 import sys
 from pathlib import Path
 from medlens import open_run
-from medlens.report import render
+from medlens.report import charts, render
 render(open_run({str(run.path)!r}))
 print([m for m in ("torch", "transformers") if m in sys.modules])
 """

@@ -137,7 +137,7 @@ def _bands(lines: Sequence[Line], place: _Place) -> Iterator[str]:
             at = [(place.axis.x(row["layer"]), place.inside(row["low"]), place.inside(row["high"])) for row in piece]
             if len(at) == 1:
                 [(x, low, high)] = at
-                yield f'<path class="bar s-{KINDS[line.colour]}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
+                yield f'<path class="alone s-{KINDS[line.colour]}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
             elif line.ribbon:
                 there = "L".join(f"{x:.1f} {high:.1f}" for x, _, high in at)
                 back = "L".join(f"{x:.1f} {low:.1f}" for x, low, _ in reversed(at))
