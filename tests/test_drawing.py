@@ -1,6 +1,7 @@
 """Charts of the page: where lines, bands and numbers stand."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -65,7 +66,7 @@ def test_labels_do_not_touch_and_stay_inside():
     lines = [line([(0, 1.0 + k / 1000, None, None), (1, 1.0, None, None)], label=f"l{k}") for k in range(8)]
     svg = drawn({"image": lines}, Axis(1, False), "x", "X")["image"]
     heights = [float(y) for y in re.findall(r'class="end" x="\d+" y="([\d.]+)"', svg)]
-    assert all(b - a >= drawing.LEADING - 0.1 for a, b in zip(heights, heights[1:], strict=False))
+    assert all(b - a >= drawing.LEADING - 0.1 for a, b in pairwise(heights))
     assert max(heights) <= HEIGHT + 4.1
 
 
