@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
 
 import polars as pl
+from PIL import Image
 
 from medlens.report.readings import READINGS
+from medlens.tables import TABLES
 
 HOSTILE = "<script>alert('x')</script>"
 PAIR_BEHIND = ("linearity_floor", "linearity_of_update_floor")
@@ -33,7 +36,47 @@ def invented(run, folder: Path) -> Path:
     found = [(layer, f"s{k}", 1, HOSTILE if k else "<s>", "template", 7, 800.0 + k) for layer in (3, 4) for k in range(3)]
     pl.DataFrame(found, schema=run.massive.schema, orient="row").write_parquet(folder / "massive.parquet")
     claims(folder)
+    maps(folder)
+    manifest(folder)
+    words(folder)
     return folder
+
+
+def maps(folder: Path) -> None:
+    """Two samples with maps: one trusted, one not, one that is not there; and methods by how well they lie on what is there."""
+    first, second = pl.read_parquet(folder / "samples.parquet")["sample"].to_list()[:2]
+    (folder / "maps").mkdir(exist_ok=True)
+    Image.new("RGB", (40, 30), (200, 40, 40)).save(folder / "maps" / "000.png")
+    Image.new("RGB", (9, 9)).save(folder.parent / "secret.png")
+    rows = [
+        (first, 0, "relevance", HOSTILE, None, "trust", "", HOSTILE, "maps/000.png"),
+        (first, 1, "occlusion", "yes", None, "do not trust", HOSTILE, "", "../secret.png"),
+        (second, 0, "relevance", "yes", 4, "trust", "", "", "maps/000.png"),
+        (second, None, HOSTILE, None, None, "no map", HOSTILE, None, None),
+    ]
+    pl.DataFrame(rows, schema=TABLES["trust"], orient="row").write_parquet(folder / "trust.parquet")
+    checks = [(first, "occlusion", "deletion", HOSTILE, 0.1, 0.2, False)]
+    pl.DataFrame(checks, schema=TABLES["checks"], orient="row").write_parquet(folder / "checks.parquet")
+    board = [("all", "all", HOSTILE, None, True, "pointing", 0.7, 0.6, 0.8, 20, 10)]
+    pl.DataFrame(board, schema=TABLES["leaderboard"], orient="row").write_parquet(folder / "leaderboard.parquet")
+    gates = [(first, True, 3.0, 0.5, 8, HOSTILE), (second, False, 0.1, 0.5, 8, "")]
+    pl.DataFrame(gates, schema=TABLES["gates"], orient="row").write_parquet(folder / "gates.parquet")
+
+
+def words(folder: Path) -> None:
+    """Tokens of a hostile tokenizer."""
+    for name, column in (("lens", pl.lit([HOSTILE] * 5).alias("words")), ("lens_words", pl.lit(HOSTILE).alias("word"))):
+        pl.read_parquet(folder / f"{name}.parquet").with_columns(column).write_parquet(folder / f"{name}.parquet")
+
+
+def manifest(folder: Path) -> None:
+    """A model and data of hostile names."""
+    path = folder / "manifest.json"
+    told = json.loads(path.read_text())
+    told["model"]["name"] = told["data"]["name"] = told["machine"]["system"] = HOSTILE
+    told["data"]["skipped"] = [HOSTILE]
+    told["command"] = f"medlens study $MODEL $DATA --claim '{HOSTILE}' --out RUN"
+    path.write_text(json.dumps(told))
 
 
 def claims(folder: Path) -> None:

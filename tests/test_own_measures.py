@@ -136,7 +136,7 @@ def test_handed_over_in_shares_it_is_the_same(phantom, laid):
 
 def test_a_study_with_one(phantom, tmp_path, monkeypatch):
     monkeypatch.setattr("medlens.report.as_files", lambda chart: {"svg": ""})
-    monkeypatch.setattr("medlens.report.figures.as_svg", lambda chart: "")
+    monkeypatch.setattr("medlens.report.figures.drawn", lambda *chart: {})
     plan = Plan(limit=6, answers="given", measures=(f"{HOME}mean_norm",), by=("modality",))
     run = medlens.study(phantom, "phantom", plan, tmp_path / "run")
     rows = run.rows.filter(pl.col("measure") == "mean_norm")

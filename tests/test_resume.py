@@ -34,7 +34,7 @@ def whole(phantom, tmp_path_factory):
 def quick_report(monkeypatch):
     """Drawing takes seconds, and is not what is tested here."""
     monkeypatch.setattr("medlens.report.as_files", lambda chart: {"svg": ""})
-    monkeypatch.setattr("medlens.report.figures.as_svg", lambda chart: "")
+    monkeypatch.setattr("medlens.report.figures.drawn", lambda *chart: {})
 
 
 def same(run, whole):

@@ -19,14 +19,14 @@ KEY = ["measure", "layer", "tokens", "variant"]
 @pytest.fixture(autouse=True)
 def quick_report(monkeypatch):
     monkeypatch.setattr("medlens.report.as_files", lambda chart: {"svg": ""})
-    monkeypatch.setattr("medlens.report.figures.as_svg", lambda chart: "")
+    monkeypatch.setattr("medlens.report.figures.drawn", lambda *chart: {})
 
 
 @pytest.fixture(scope="module")
 def run(phantom, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("medlens.report.as_files", lambda chart: {"svg": ""})
-        patch.setattr("medlens.report.figures.as_svg", lambda chart: "")
+        patch.setattr("medlens.report.figures.drawn", lambda *chart: {})
         return medlens.study(phantom, SAMPLES, PLAN, tmp_path_factory.mktemp("by") / "run")
 
 

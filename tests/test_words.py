@@ -37,7 +37,7 @@ def runs(phantom, tmp_path_factory):
     folder = tmp_path_factory.mktemp("words")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("medlens.report.as_files", lambda chart: {"svg": ""})
-        patch.setattr("medlens.report.figures.as_svg", lambda chart: "")
+        patch.setattr("medlens.report.figures.drawn", lambda *chart: {})
         sound = medlens.study(phantom, "phantom", PLAN, folder / "sound")
         drawn = medlens.study("phantom:random", "phantom", Plan(**{**PLAN.as_dict(), "nulls": ("pairs",)}), folder / "random")
     return sound, drawn

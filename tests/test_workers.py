@@ -38,7 +38,7 @@ def one(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick_report(monkeypatch):
     monkeypatch.setattr("medlens.report.as_files", lambda chart: {"svg": ""})
-    monkeypatch.setattr("medlens.report.figures.as_svg", lambda chart: "")
+    monkeypatch.setattr("medlens.report.figures.drawn", lambda *chart: {})
 
 
 def assert_same(run, one):

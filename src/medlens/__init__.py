@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from medlens.models import load as load
     from medlens.models.base import Model as Model
     from medlens.plan import Plan as Plan
+    from medlens.report.again import make_report as make_report
     from medlens.store import Run as Run
     from medlens.store import open_run as open_run
     from medlens.types import Answer as Answer
@@ -99,6 +100,7 @@ _HOMES = {
     "medlens.models": ("load",),
     "medlens.models.base": ("Model",),
     "medlens.plan": ("Plan",),
+    "medlens.report.again": ("make_report",),
     "medlens.store": ("Run", "open_run"),
     "medlens.types": ("Answer", "Heatmap", "Region", "Sample", "Tokens", "Value"),
     "medlens.walk.forward": ("Forward", "forward"),

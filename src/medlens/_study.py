@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from medlens.instruments.lens import Reader
 from medlens.instruments.own import own_measures
 from medlens.models import Model
 from medlens.plan import Plan
-from medlens.report import write_report
+from medlens.report import live, write_report
 from medlens.types import Answer, Sample
-from medlens.unfinished import Unfinished, explained, remove_rests, unfinished
+from medlens.unfinished import BEGUN, Unfinished, explained, remove_rests, unfinished
 from medlens.walk.cases import Case, cases
 from medlens.walk.forward import steps
 from medlens.walk.layout import Layout, layout_of
@@ -44,12 +45,14 @@ def study(
     out: str | Path = "runs/study",
     *,
     watcher: Watcher | None = None,
+    watch: bool = False,
 ) -> store.Run:
     """Study a model on samples and write the run, with its report, to the folder `out`.
 
     model: a loaded one, or anything that `load` takes. samples: a list, "phantom", or a path that `read` takes. A finished run of
     this very study is returned as it is. One that was stopped, or had no room left on the disk, goes on behind the last block that
     was finished: what is done stands in `out` + ".part". Nothing is left when something else fails.
+    watch: after every block a report of what was found so far is written there.
 
     Raises a MedlensError: see `load`, `read` and `forward`; BadRun when `out` holds something else; CannotWrite.
     """
@@ -72,6 +75,7 @@ def study(
         _check(out, scratch, forecast, plan)
         clock = _Clock(preparing=time.monotonic() - began)
         with unfinished(out, prepared.identity, scratch if plan.scratch else None) as work:
+            _begin(work, prepared, forecast, watch)
             answers, findings = (
                 _together(prepared, named, work, watcher, clock) if named else _alone(prepared, work, watcher, clock)
             )
@@ -107,6 +111,17 @@ def forecast(
 def _foresee(prepared: Prepared) -> Forecast:
     model, prompts, plan = prepared.model, prepared.prompts, prepared.plan
     return foresee(model, prepared.intake, prompts, cases(model, prompts), plan, _views.walks(model, plan, prompts))
+
+
+def _begin(work: Unfinished, prepared: Prepared, forecast: Forecast, watch: bool) -> None:
+    """What a report can say of an unfinished run stands there from the first; one that is watched is written after every block."""
+    begun, intake = work.folder / BEGUN, prepared.intake
+    shown = {image: intake.pictures[image] for image in list(intake.pictures)[: live.PICTURES]}
+    _record.write_tables(begun, replace(intake, pictures=shown), [None] * len(intake.samples))
+    store.write_manifest(begun, _manifest(prepared, forecast, {}, 0))
+    if watch:
+        work.noted = live.write
+        live.write(work.folder)
 
 
 Found = tuple[Sequence[Answer | None], Findings]

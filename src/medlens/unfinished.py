@@ -1,7 +1,8 @@
 """A run on its way: a folder `NAME.part` beside its place, from which the same command goes on after a kill or on a full disk.
 
-What is in it: `identity.json` (of which study it is), `answers.jsonl` (those that are written), `progress.json` (what the last
-finished block left), the states that wait for the next block, and at the end `run/`, which becomes the run.
+What is in it: `identity.json` (of which study it is), `begun/` (what is known before the work: who is studied, and on what),
+`answers.jsonl` (those that are written), `progress.json` (what the last finished block left), the states that wait for the next
+block, and at the end `run/`, which becomes the run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from medlens.store import write
 from medlens.types import Answer
 
 IDENTITY, PROGRESS, ANSWERS, LOCK = "identity.json", "progress.json", "answers.jsonl", "lock"
+BEGUN = "begun"  # folder
 
 
 class Unfinished:
-    """The folder, and what stands in it. scratch: where large files go."""
+    """The folder, and what stands in it. scratch: where large files go. noted: called with the folder at every progress."""
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder, self.scratch = folder, scratch
+        self.noted: Callable[[Path], object] = lambda _folder: None
 
     def within(self, name: str) -> Unfinished:
         """A part of the work with a progress and files of its own, so that they are not taken for another's."""
@@ -47,6 +50,7 @@ class Unfinished:
         fresh = self.folder / f"{PROGRESS}.new"
         write(fresh, json.dumps(progress))
         fresh.replace(self.folder / PROGRESS)
+        self.noted(self.folder)
 
     def answers(self) -> list[Answer]:
         """Those that are written, in order; a last one that was cut off is left out, and taken away."""

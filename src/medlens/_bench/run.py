@@ -25,6 +25,7 @@ SECTIONS = {  # name -> the file it is in, and what it shows
     "back": "the way back to the middle",
     "knockout": "attention knockout in a window of blocks",
     "small": "help, and packing on the phantom",
+    "report": "a report made again from its tables",
 }
 
 

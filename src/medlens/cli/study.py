@@ -59,6 +59,7 @@ def command(
         str | None, typer.Option(help="Only one share, such as 3/16, or `env` in a job array; then `medlens merge`.")
     ] = None,
     claim: options.Claims = None,
+    watch: Annotated[bool, typer.Option("--watch", help="A report that fills while blocks are passed, in OUT.part.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the price, write nothing.")] = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -90,7 +91,9 @@ def command(
             folder = medlens.study_shard(model, data, plan, out, shard, watcher=bars)
             print(f"share: {folder}; when all are done: medlens merge {out}")
             return
-        run = study(model, data, plan, out, watcher=bars)
+        if watch:
+            print(f"watch: {out.with_name(out.name + '.part') / 'report.html'}", file=sys.stderr)
+        run = study(model, data, plan, out, watcher=bars, watch=watch)
     say_run(run, bars.worked, as_json)
 
 

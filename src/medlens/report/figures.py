@@ -9,7 +9,8 @@ import polars as pl
 from medlens import store
 from medlens.curves import spans
 from medlens.published import for_run
-from medlens.report.charts import as_svg, side_by_side, titled
+from medlens.report.charts import side_by_side, titled
+from medlens.report.drawing import Axis, drawn
 from medlens.report.lines import COLOURS, Line, lines_of, main_protocol, scales_of
 from medlens.report.plateau import plateaus
 from medlens.report.readings import BEHIND, READINGS, SCALES, SECTIONS, Reading, reading_of
@@ -58,6 +59,11 @@ class Figures:
         axis = "block b (state b → b + 1)" if self.reading(name).of_pairs else "state (0 enters the first block)"
         return side_by_side(self.lines(name), axis, self._last(name))
 
+    def drawn(self, name: str) -> dict[str, str]:
+        """Of both sides, as SVG for the page."""
+        reading = self.reading(name)
+        return drawn(self.lines(name), Axis(self.depth, reading.of_pairs), name, reading.title)
+
     def file(self, name: str):
         """Both sides with titles, as one chart; None where nothing is defined."""
         charts = {f"{side} tokens": chart for side, chart in self.charts(name).items()}
@@ -79,7 +85,7 @@ class Figures:
         return found
 
     def _figure(self, name: str) -> dict[str, Any]:
-        mine, charts = self._of(name), self.charts(name)
+        mine, charts = self._of(name), self.drawn(name)
         main = mine.filter(pl.col("protocol") == main_protocol(mine), pl.col("variant") == "raw")
         at_scales = name == "scales"
         if at_scales:
@@ -92,7 +98,7 @@ class Figures:
                 sides.append(
                     (
                         side,
-                        as_svg(charts[side]) if side in charts else None,
+                        charts.get(side),
                         self._caption(raw, self.reading(name).section),
                         verdicts,
                     )

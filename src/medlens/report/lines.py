@@ -15,7 +15,7 @@ SIDES = ("image", "text")
 GREY, BLACK, PALE = "#8a8a8a", "#111111", "#ecb28c"
 VARIANTS = {"without massive": ((5, 3), "without massive activations"), "standardised": ((1.5, 2.5), "standardised columns")}
 NULLS = {"null: pairs": "pairs", "null: weights": "weights", "null: noise": "noise"}
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+PALETTE = ("#CC79A7", "#E69F00", "#56B4E9", "#117733", "#882255", "#999933", "#6B6B6B", "#332288")  # of groups: none of the above
 
 
 @dataclass(frozen=True)

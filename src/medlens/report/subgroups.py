@@ -7,14 +7,14 @@ from typing import Any
 import polars as pl
 
 from medlens.curves import spans
-from medlens.report.charts import as_svg, side_by_side
+from medlens.report.drawing import Axis, drawn
 from medlens.report.lines import BLACK, PALETTE, SIDES, Line, frame_of
 from medlens.report.readings import READINGS
 
 MEASURES = ("linearity_of_update", "held_out_linearity_of_update", "anisotropy", "intrinsic_dimension")
 
 
-def fields_of(rows: pl.DataFrame) -> list[dict[str, Any]]:
+def fields_of(rows: pl.DataFrame, depth: int) -> list[dict[str, Any]]:
     """For each field: its name, how many values were looked at, and its measures with their charts and tables."""
     raw = rows.filter(pl.col("protocol") == "sound", pl.col("variant") == "raw")
     some = raw.filter(pl.col("group") != "all").with_columns(field=pl.col("group").str.split_exact("=", 1).struct.field("field_0"))
@@ -22,16 +22,17 @@ def fields_of(rows: pl.DataFrame) -> list[dict[str, Any]]:
     for name in some["field"].unique(maintain_order=True):
         mine = some.filter(pl.col("field") == name)
         whole = raw.filter(pl.col("group") == "all")
-        shown = [_measure(mine, whole, measure, name) for measure in MEASURES if measure in set(mine["measure"])]
+        names = [measure for measure in MEASURES if measure in set(mine["measure"])]
+        shown = [_measure(mine, whole, measure, name, f"{measure}-by-{len(found)}", depth) for measure in names]
         found.append({"name": name, "values": mine["group"].n_unique(), "measures": shown})
     return found
 
 
-def _measure(rows: pl.DataFrame, whole: pl.DataFrame, measure: str, field: str) -> dict[str, Any]:
+def _measure(rows: pl.DataFrame, whole: pl.DataFrame, measure: str, field: str, anchor: str, depth: int) -> dict[str, Any]:
     mine, reading = rows.filter(pl.col("measure") == measure), READINGS[measure]
     largest = mine.group_by("group", maintain_order=True).agg(pl.col("n").max()).sort("n", descending=True, maintain_order=True)
-    drawn = largest["group"].to_list()[: len(PALETTE)]
-    sides = {side: _lines(mine, whole.filter(pl.col("measure") == measure), side, drawn, field) for side in SIDES}
+    chosen = largest["group"].to_list()[: len(PALETTE)]
+    sides = {side: _lines(mine, whole.filter(pl.col("measure") == measure), side, chosen, field) for side in SIDES}
     last = int(mine["layer"].max() or 0)  # pyright: ignore[reportArgumentType]
     axis = "block" if reading.of_pairs else "state"
     middle = (last + 1) // 2
@@ -40,11 +41,11 @@ def _measure(rows: pl.DataFrame, whole: pl.DataFrame, measure: str, field: str) 
     return {
         "name": measure,
         "reading": reading,
-        "sides": [(side, as_svg(chart)) for side, chart in side_by_side(sides, axis, last).items()],
+        "sides": list(drawn(sides, Axis(depth, reading.of_pairs), anchor, f"{reading.title}, by {field}").items()),
         "table": table,
         "middle": middle,
         "axis": axis,
-        "drawn": len(drawn),
+        "drawn": len(chosen),
         "undefined": _undefined(mine),
     }
 
