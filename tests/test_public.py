@@ -47,6 +47,7 @@ NAMES = [
     "linearity_of_update",
     "load",
     "load_lens",
+    "thin",
     "train_lens",
     "mean_cosine",
     "medical_share",
