@@ -1,14 +1,19 @@
 """int8 blocks: the numbers are the grid's, streamed and resident are one model, and every measure's change is told."""
 
 import copy
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import medlens
+from medlens import _study
 from medlens._record import fingerprint
 from medlens.errors import BadInput
 from medlens.models import int8
@@ -143,3 +148,65 @@ def test_an_object_is_left_as_it_is(plain):
         medlens.load(plain.module, plain.processor, dtype="int8")
     with pytest.raises(BadInput, match=r"float32, float16, bfloat16, int8; got int4"):
         medlens.load("phantom", dtype="int4")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The same study, float32 and int8."""
+    plan, folder = (
+        medlens.Plan(limit=16, folds=2, lens_images=1, unit_images=0, nulls=(), thorough=False),
+        tmp_path_factory.mktemp("int8"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_study, "write_report", lambda _folder: None)  # takes longer than the study, and is not compared
+        runs = [medlens.study("phantom", "phantom", replace(plan, dtype=dtype), folder / dtype) for dtype in ("float32", "int8")]
+    return runs, medlens.compare(runs)
+
+
+def test_the_change_in_every_measure_is_told_with_its_interval(compared):
+    """What quantisation did: every measure of the run at every layer, paired by fold."""
+    runs, found = compared
+    assert "int8" in runs[1].manifest["model"]["origin"]["weights"]
+    assert runs[1].manifest["plan"]["dtype"] == "int8"
+    measured = runs[0].rows.filter(~pl.col("protocol").str.starts_with("null"))
+    key = ["protocol", "measure", "tokens", "group", "variant", "layer"]
+    assert set(measured.select(key).iter_rows()) == set(found.differences.select(key).iter_rows())
+    finite = found.differences.filter(pl.col("difference").is_finite())
+    assert set(finite["how"]) <= {"paired", ""}
+    paired = finite.filter(pl.col("how") == "paired")
+    assert paired["measure"].n_unique() >= 8
+    assert paired.filter(pl.col("difference") != 0).height > 0.5 * paired.height
+    assert ((paired["low"] <= paired["difference"]) & (paired["difference"] <= paired["high"])).all()
+
+
+def test_answers_kept_are_counted(compared):
+    """Oracle: a loop over the two tables, and an interval by leaving out one image at a time."""
+    runs, found = compared
+    said = [dict(zip(run.answers["sample"], run.answers["answer"], strict=True)) for run in runs]
+    right = [dict(zip(run.answers["sample"], run.answers["correct"], strict=True)) for run in runs]
+    image = dict(zip(runs[0].samples["sample"], runs[0].samples["image"], strict=True))
+    (line,) = found.answers.to_dicts()
+    assert line["kept"] == pytest.approx(np.mean([said[0][s].strip().lower() == said[1][s].strip().lower() for s in image]))
+    assert line["low"] <= line["kept"] <= line["high"]
+    assert (line["n"], line["images"]) == (16, len(set(image.values())))
+    gained = {s: float(right[1][s]) - float(right[0][s]) for s in image}
+    without = [np.mean([g for s, g in gained.items() if image[s] != i]) for i in sorted(set(image.values()))]
+    half = stats.t(len(without) - 1).ppf(0.975) * np.sqrt((len(without) - 1) * np.var(without))
+    assert line["difference"] == pytest.approx(np.mean(list(gained.values())), abs=1e-12)
+    assert line["difference_high"] - line["difference"] == pytest.approx(half, abs=1e-12)
+    assert any("int8 keeps" in note for note in found.notes)
+
+
+def test_a_worse_model_keeps_fewer_answers(compared):
+    """Negative control: what counts the answers kept sees one that was made to differ."""
+    from medlens.comparison.answers import answers_kept
+
+    runs, _ = compared
+    spoilt = runs[1].path.with_name("spoilt")
+    shutil.copytree(runs[1].path, spoilt)
+    changed = pl.read_parquet(spoilt / "answers.parquet").with_columns(answer=pl.lit("banana"), correct=pl.lit(False))
+    changed.write_parquet(spoilt / "answers.parquet")
+    line = answers_kept(("float32", "spoilt"), runs[0], medlens.open_run(spoilt))
+    assert line is not None
+    assert (line["kept"], line["other_correct"]) == (0, 0)
+    assert line["difference_high"] < 0
