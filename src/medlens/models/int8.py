@@ -33,7 +33,7 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
 def rounded(weight: Tensor) -> Tensor:
     """The float32 weight (out, in) that its int8 stands for."""
     small, scale = quantise(weight)
-    return small.float() * scale
+    return small.float().mul_(scale)
 
 
 class QuantisedLinear(nn.Linear):
@@ -50,7 +50,7 @@ class QuantisedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """(out, in), float32."""
-        return self.small.float() * self.scale  # pyright: ignore[reportOperatorIssue]
+        return self.small.float().mul_(self.scale)  # in place: it takes no more memory than one weight
 
 
 def in_int8(model: Model, memory: int) -> Model:
@@ -64,7 +64,7 @@ def in_int8(model: Model, memory: int) -> Model:
     weights = model.weights
     if weights is None:
         for block in model.blocks:
-            _replace(block)
+            quantise_block(block)
         return replace(model, origin=said)
     if _bytes(model) > memory:
         at = {module: name for name, module in model.module.named_modules()}
@@ -75,11 +75,17 @@ def in_int8(model: Model, memory: int) -> Model:
         return replace(model, origin=said)
     for b, block in enumerate(model.blocks):
         weights.bring(model.names_of[b])
-        _replace(block)
+        quantise_block(block)
     for part in ("around", "norm", "head"):
         weights.bring(model.names_of[part])
     model.module.tie_weights()  # they were read one by one
     return replace(model, origin=said, weights=None)
+
+
+def quantise_block(block: nn.Module) -> None:
+    """Put quantised layers in the place of a block's linear ones."""
+    for name, linear in _linears(block):
+        block.set_submodule(name, QuantisedLinear(linear))
 
 
 def named_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -105,11 +111,6 @@ def as_floats(module: Any) -> None:
 
 def _linears(block: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, part) for name, part in block.named_modules() if isinstance(part, nn.Linear)]
-
-
-def _replace(block: nn.Module) -> None:
-    for name, linear in _linears(block):
-        block.set_submodule(name, QuantisedLinear(linear))
 
 
 def _bytes(model: Model) -> int:
