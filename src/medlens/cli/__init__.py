@@ -26,6 +26,7 @@ from medlens.cli import (
     probe,
     reliance,
     study,
+    thin,
 )
 from medlens.errors import MedlensError, MedlensWarning
 
@@ -43,6 +44,7 @@ app.command("probe")(probe.command)
 app.command("explain")(explain.command)
 app.command("neurons")(neurons.command)
 app.command("reliance")(reliance.command)
+app.command("thin")(thin.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.command("edit")(edit.command)

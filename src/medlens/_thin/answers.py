@@ -1,64 +1,34 @@
-"""What a model can do without: its answers when image tokens or MLP units go, by a rule and in random order."""
+"""Answers when image tokens or MLP units go, by a rule and in random order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from medlens.errors import BadInput
-from medlens.models import Model, load
+from medlens.models.base import Model
 from medlens.scoring import normalised
 from medlens.stats.intervals import clustered, jackknife
 from medlens.stats.rows import priority
-from medlens.tables import TABLES
-from medlens.types import Sample, Value
+from medlens.types import Value
 from medlens.walk.cases import Prompt, cases, folds_of
-from medlens.walk.forward import prepare
 from medlens.walk.generate import answer_together
 from medlens.walk.intervene import Unit, units_scaled
 from medlens.walk.silent import quietest, written_at_most
 from medlens.walk.thinning import image_tokens_dropped, image_tokens_merged
 
 WHAT = {"dropped": "attention", "merged": "attention", "units": "written"}  # and the rule by which it goes
-SHARES = (0.25, 0.5, 0.75, 0.9)
 
 Going = Callable[[float, str, int], AbstractContextManager[Any]]  # a share, a rule and a seed to a model without it
 
 
-def thin(
-    model: Model | str | Path,
-    samples: Sequence[Sample],
-    *,
-    what: Sequence[str] = tuple(WHAT),
-    shares: Sequence[float] = SHARES,
-    after: int = 2,
-    draws: int = 3,
-    max_new_tokens: int = 16,
-    seed: int = 0,
-    tick: Callable[[], None] = lambda: None,
-) -> pl.DataFrame:
-    """The table `thinned`: the share of answers that stay the same when this share of something goes; see its columns.
-
-    what: "dropped" and "merged" image tokens behind block `after`, those that get the least attention there (see
-    `walk.thinning`), and "units" of MLPs, those that write least (see `walk.silent`); each also in random order, with `draws` seeds
-    (units: as many of each block). Images (patients, where the data name them) are dealt out to halves: which units write least is
-    found on discovery images, and all answers are those to test images. Answers are greedy, compared as words. Intervals are 95 %,
-    clustered by image; of `over_random` by leaving out one image at a time. `tick` is called once for each set of answers.
-
-    Raises BadInput for fewer than four images, for shares outside 0 to 1 (merged: below 1), and for what is none of these.
-    """
-    if unknown := [one for one in what if one not in WHAT]:
-        raise BadInput(f"what goes is among {', '.join(WHAT)}; got {unknown[0]!r}")
-    if not shares or not all(0 <= share <= 1 for share in shares):
-        raise BadInput(f"shares are from 0 to 1, one or more; got {tuple(shares)}")
-    if draws < 1:
-        raise BadInput(f"random order is drawn at least once; got draws={draws}")
-    model = model if isinstance(model, Model) else load(model)
-    discovery, test = _halves(model, [prepare(model, sample) for sample in samples])
+def going_without(
+    model: Model, prompts: Sequence[Prompt], what: Sequence[str], shares: Sequence[float], after: int, draws: int,
+    max_new_tokens: int, seed: int, tick: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of the table `thinned`; see `medlens.thin`. `tick` is called `steps` times: once for each set of answers."""
+    discovery, test = _halves(model, prompts)
     judge = _Judge(model, test, max_new_tokens, tick)
     going: dict[str, Going] = {
         "dropped": lambda share, by, draw: image_tokens_dropped(model, after, share, by, draw),  # pyright: ignore[reportArgumentType]
@@ -73,7 +43,12 @@ def thin(
             ruled = judge.judged(going[one], share, WHAT[one], [seed])
             placed = {"what": one, "after": None if one == "units" else after, "share": float(share)}
             rows += [{**placed, **judge.row(WHAT[one], ruled, random)}, {**placed, **judge.row("random", random, None)}]
-    return pl.DataFrame(rows, schema=TABLES["thinned"])
+    return rows
+
+
+def steps(what: Sequence[str], shares: Sequence[float], draws: int) -> int:
+    """How many sets of answers are written."""
+    return 1 + len(what) * len(shares) * (1 + draws)
 
 
 def _halves(model: Model, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
