@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import medlens
-from medlens._bench import block, geometry, layer, memory, run, streamed, tokens, turns, whole
+from medlens._bench import block, geometry, int8, layer, memory, run, streamed, tokens, turns, whole
 from medlens._bench.checkpoint import Decoder, write_checkpoint
 from medlens._bench.peers import need
 from medlens._bench.turns import PATIENCE, Job, Result, Turns, faster
@@ -179,6 +179,13 @@ def test_accelerate_s_copy_is_the_same_model(model, tmp_path, monkeypatch):
     with torch.no_grad():
         logits = again(**arguments(loaded, case)).logits[0, :, : TINY.vocabulary]
     assert torch.allclose(logits, medlens.forward(loaded, sample).logits, atol=1e-4)
+
+
+def test_a_block_in_eight_bits(monkeypatch):
+    monkeypatch.setattr(block, "SHAPE", TINY)
+    held = {dtype: int8.measured(dtype, 12)()["resident"] for dtype in int8.DTYPES}
+    assert held["bfloat16"] == held["float32"] / 2
+    assert held["float32"] / 4 < held["int8"] < held["float32"] / 2
 
 
 def test_the_block(monkeypatch):

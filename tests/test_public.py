@@ -48,6 +48,7 @@ NAMES = [
     "load",
     "load_lens",
     "make_report",
+    "thin",
     "train_lens",
     "mean_cosine",
     "medical_share",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from medlens._reliance import reliance as reliance
     from medlens._study import forecast as forecast
     from medlens._study import study as study
+    from medlens._thin import thin as thin
     from medlens._tune import load_lens as load_lens
     from medlens._tune import train_lens as train_lens
     from medlens._units import occurrence_of_units as occurrence_of_units
@@ -84,6 +85,7 @@ _HOMES = {
     "medlens._probe": ("probe",),
     "medlens._reliance": ("reliance",),
     "medlens._study": ("forecast", "study"),
+    "medlens._thin": ("thin",),
     "medlens._tune": ("load_lens", "train_lens"),
     "medlens._units": ("occurrence_of_units",),
     "medlens._words": ("medical_share", "occurrence"),

@@ -23,6 +23,7 @@ from medlens.data.intake import Intake
 from medlens.findings import Findings
 from medlens.medical import vocabulary_of
 from medlens.models import Model
+from medlens.models.int8 import named_weights
 from medlens.models.weights import digest
 from medlens.phantom.questions import is_phantom
 from medlens.plan import Plan
@@ -186,6 +187,7 @@ def fingerprint(model: Model) -> str:
     """Of names, shapes and values of the weights (of large ones, every k-th value) and of how prompts are made. The same for a
     model that is streamed, whose weights were all read once by its self-test."""
     digests = dict(model.weights.digests) if model.weights else {}
-    found = {name: digests.get(name) or digest(w) for name, w in sorted(model.module.state_dict().items())}
+    found = {name: digests.get(name) or digest(w) for name, w in named_weights(model.module)}
+    found = dict(sorted(found.items()))
     made = [model.processor.chat_template, model.processor.image_processor.to_dict()]
     return hashlib.sha256(json.dumps([found, made], default=str).encode()).hexdigest()[:16]

@@ -105,6 +105,30 @@ def changed_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iter
 
 
 @contextmanager
+def changed_call(module: nn.Module, change: Callable[[Call], Call]) -> Iterator[None]:
+    """Call `module` with what `change` makes of the call."""
+    handle = module.register_forward_pre_hook(lambda _, args, kwargs: tuple(change(Call(args, kwargs))), with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def changed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Hand on `change(what module returns)`, of a tuple its first part, in the place of that."""
+
+    def changed(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    handle = module.register_forward_hook(changed)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def calls_of(module: nn.Module) -> Iterator[list[Call]]:
     """Collect what `module` is called with."""
     collected: list[Call] = []

@@ -67,6 +67,7 @@ class Run:
     importance = _table("importance", "How much each block does, by several rules.")
     shortcuts = _table("shortcuts", "Whether answers follow what is written on the image, by type of question.")
     heads = _table("heads", "Attention heads, patched, one a row.")
+    thinned = _table("thinned", "Answers kept when image tokens or units go.")
     claims = _table("claims", "Verdicts on claims, one a line.")
     samples = _table("samples", "What was asked.")
     answers = _table("answers", "What was answered.")

@@ -34,7 +34,7 @@ a walk. All take turns in one process; each is the best of several, what the mac
 
 
 def measured(tokens: int, sequences: int) -> Callable[[], dict[str, float]]:
-    block, call = _block(tokens)
+    block, call = made(tokens)
     work = 2 * tokens * sum(p.numel() for p in block.parameters()) + 2 * tokens**2 * SHAPE.width
     (a, b), visit = torch.randn(2, SIDE, SIDE), _sums(tokens)
 
@@ -52,7 +52,7 @@ def measured(tokens: int, sequences: int) -> Callable[[], dict[str, float]]:
     return run
 
 
-def _block(tokens: int) -> tuple[torch.nn.Module, dict[str, object]]:
+def made(tokens: int) -> tuple[torch.nn.Module, dict[str, object]]:
     """The block, and what its model would call it with."""
     from transformers.models.mistral.configuration_mistral import MistralConfig
     from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralRotaryEmbedding

@@ -22,6 +22,7 @@ SECTIONS = {  # name -> the file it is in, and what it shows
     "streamed": "a decoder that stays on the disk",
     "tokens": "time and memory by tokens",
     "block": "one block of the 7B model",
+    "int8": "a block in eight bits",
     "back": "the way back to the middle",
     "knockout": "attention knockout in a window of blocks",
     "small": "help, and packing on the phantom",

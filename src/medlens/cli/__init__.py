@@ -27,6 +27,7 @@ from medlens.cli import (
     reliance,
     report,
     study,
+    thin,
 )
 from medlens.errors import MedlensError, MedlensWarning
 
@@ -45,6 +46,7 @@ app.command("explain")(explain.command)
 app.command("neurons")(neurons.command)
 app.command("reliance")(reliance.command)
 app.command("report")(report.command)
+app.command("thin")(thin.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.command("edit")(edit.command)

@@ -22,7 +22,7 @@ VisionTower = Annotated[
 ]
 Adapter = Annotated[str | None, typer.Option(help="Folder of a LoRA adapter, merged into the model.")]
 Device = Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")]
-Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
+Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16; or int8: the blocks' weights in eight bits.")]
 Memory = Annotated[
     str | None, typer.Option(help="At most so much, such as 4GiB; a model that needs more is streamed. Default: what is free.")
 ]

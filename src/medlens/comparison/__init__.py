@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from medlens import store
+from medlens.comparison import answers as of_answers
 from medlens.comparison.differences import Matched, matched, records, same_folds
 from medlens.comparison.kernels import Heat, cka_between
 from medlens.comparison.page import render
@@ -35,11 +36,13 @@ SCHEMA = {
 class Comparison:
     """What `compare` found. names: of the runs, the first is what others are compared with. differences: other minus first, one
     line a layer; low and high hold at all layers of a curve together (Bonferroni), so `significant` is corrected for the layers
-    looked at, not for the number of measures. cka: of the states, where the runs hold them. notes: what must be known."""
+    looked at, not for the number of measures. answers: how many are kept, one line a run (see `answers.SCHEMA`), where the data are
+    the same and answers were generated. cka: of the states, where the runs hold them. notes: what must be known."""
 
     names: tuple[str, ...]
     runs: tuple[store.Run, ...]
     differences: pl.DataFrame
+    answers: pl.DataFrame
     cka: tuple[Heat, ...]
     notes: tuple[str, ...]
     matched: tuple[tuple[str, Matched], ...]
@@ -96,7 +99,7 @@ def compare(runs: Sequence[store.Run | str | Path]) -> Comparison | Reliances:
         if not all(asked):
             raise BadInput("runs of reliance are compared with each other, not with runs of another command")
         return Reliances(names, opened)
-    first, pairs, cka, notes = opened[0], [], [], []
+    first, pairs, cka, notes, kept = opened[0], [], [], [], []
     for name, other in zip(names[1:], opened[1:], strict=True):
         found = matched(first, other)
         if not found:
@@ -105,8 +108,12 @@ def compare(runs: Sequence[store.Run | str | Path]) -> Comparison | Reliances:
         heats, why = cka_between(first, other, name)
         cka += heats
         notes += [*_notes(names[0], first, name, other, found), *why]
+        if (line := of_answers.answers_kept((names[0], name), first, other)) is not None:
+            kept.append(line)
+            notes.append(of_answers.words(line))
     lines = [line for name, pair in pairs for line in records((names[0], name), pair)]
-    return Comparison(names, opened, pl.DataFrame(lines, schema=SCHEMA), tuple(cka), tuple(notes), tuple(pairs))
+    differences, answers = pl.DataFrame(lines, schema=SCHEMA), pl.DataFrame(kept, schema=of_answers.SCHEMA)
+    return Comparison(names, opened, differences, answers, tuple(cka), tuple(notes), tuple(pairs))
 
 
 def _names(runs: Sequence[store.Run]) -> tuple[str, ...]:

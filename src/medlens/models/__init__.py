@@ -15,12 +15,14 @@ from medlens.models.adapter import merge_adapter
 from medlens.models.base import Model
 from medlens.models.families import check_family
 from medlens.models.hf import Loaded, fetch, first_line, load_folder
+from medlens.models.int8 import in_int8
 from medlens.models.llava_med import is_original, load_original
 from medlens.models.phantom import load_phantom
 from medlens.models.selftest import check_weights, self_test
 
 MOST = 0.7  # of the free memory: what weights may take where no budget is named
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+INT8 = "int8"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, INT8: torch.float32}  # to compute in
 
 
 def load(
@@ -38,7 +40,8 @@ def load(
 
     model: "phantom" (shipped; its kin: "phantom:shortcut", "phantom:textonly", "phantom:random"), a transformers folder, a hub id
     ("owner/name", the only case that uses the network), or a transformers model in memory, with its `processor`. device: as torch
-    names it. dtype: float32, float16 or bfloat16.
+    names it. dtype: float32, float16 or bfloat16; or int8: the blocks' weights in eight bits, read and rounded a block at a time,
+    all computed in float32 (see `int8`).
 
     vision_tower: only for a checkpoint in LLaVA-Med's original layout: "external" (the tower that its config.json names, which is
     what the original code uses), "checkpoint" (the one inside it), a folder or hub id; or "auto": the external one where it is here
@@ -61,13 +64,17 @@ def load(
             raise BadInput("a model object needs its processor: medlens.load(model, processor)")
         if adapter is not None:
             raise BadInput("an adapter is merged into a model that is loaded by its name, not into an object of yours")
+        if dtype == INT8:
+            raise BadInput("a model is quantised while it is loaded by its name; an object of yours is left as it is")
         return _tested(Model(type(model).__name__, model.eval(), processor))
     name = str(model)
     allowed = int(MOST * free_memory(device)) if memory is None else bytes_of(memory)
-    module, processor, origin, weights = _find(name, device, DTYPES[dtype], str(vision_tower), revision, allowed)
+    at_once = 0 if dtype == INT8 else allowed  # int8: left in its files, so that no more than a block of it is ever float32
+    module, processor, origin, weights = _find(name, device, DTYPES[dtype], str(vision_tower), revision, at_once)
     if adapter is not None:
         origin = {**origin, "adapter": merge_adapter(module, Path(adapter), weights)}
-    return _tested(Model(name, module, processor, origin=origin, weights=weights))
+    loaded = Model(name, module, processor, origin=origin, weights=weights)
+    return _tested(in_int8(loaded, allowed) if dtype == INT8 else loaded)
 
 
 def check_device(device: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from medlens.models.base import Model
+from medlens.models.int8 import as_floats
 from medlens.models.weights import Weights
 from medlens.stats.rows import priority
 
@@ -53,6 +54,7 @@ def reinitialised(model: Model, seed: int) -> Model:
     """
     shared = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in model.module.parameters()}
     module = copy.deepcopy(model.module, dict(shared))
+    as_floats(module)  # weights that are drawn are not quantised
     spread = getattr(model.text_config, "initializer_range", None) or SPREAD
     told = {name: f"drawn {seed} {spread} {tuple(w.shape)}" for name, w in module.state_dict().items()}  # by what they are known
     weights = Drawn(module, {}, model.dtype, model.device, digests=told, seed=seed, spread=spread)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from medlens.errors import BadInput
 from medlens.spread import clustered as clustered
-from medlens.spread import jackknife_error, student, wilson
+from medlens.spread import jackknife_error, student
+from medlens.spread import wilson as wilson
 from medlens.types import Value
 
 

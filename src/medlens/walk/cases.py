@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,6 +18,7 @@ from medlens.types import Group, Sample, Tokens
 from medlens.walk.packing import Pack, additive, pack, visible
 
 BRANCH_TOKENS = 1024  # own tokens of the branches of one pack: more would cost more in attention than the prefix saves
+_apart = ContextVar("_apart", default=False)
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,20 @@ def cases(model: Model, prompts: Sequence[Prompt]) -> list[Case]:
     sharing: dict[object, list[Prompt]] = {}
     order = {image: k for k, image in reversed(list(enumerate(prompt.image for prompt in prompts)))}
     prompts = sorted(prompts, key=lambda prompt: order[prompt.image])
-    packed = model.family in SHARE_IMAGES and model.text_config.model_type in WINDOWS
+    packed = model.family in SHARE_IMAGES and model.text_config.model_type in WINDOWS and not _apart.get()
     for k, prompt in enumerate(prompts):
         sharing.setdefault((prompt.image, prompt.prefix) if packed and prompt.prefix else k, []).append(prompt)
     return [_case(chunk, first=k == 0) for same in sharing.values() for k, chunk in enumerate(_chunks(same))]
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within it, `cases` lays out each prompt by itself: for changes by which an image's rows come to depend on the question."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 def _chunks(prompts: list[Prompt]) -> list[list[Prompt]]:
