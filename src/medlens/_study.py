@@ -137,7 +137,7 @@ def _walk(model: Model, laid: list[Case], reading: Instruments, work: Unfinished
     """What is found in all blocks. Goes on behind the last block that was finished, if its states are there."""
     room = Files(work.scratch, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
     noted = work.progress
-    if noted and work.holds(noted["kept"]) and (noted["state"] > model.depth or room.holds(noted["state"])):
+    if noted and work.holds(noted["kept"] | noted["waiting"]) and (noted["state"] > model.depth or room.holds(noted["state"])):
         room.begun = noted["state"]
         reading.findings.recall(noted["found"])
     watcher.begin("walking through the blocks", len(laid) * model.depth)
@@ -180,7 +180,8 @@ def _finish(reading: Instruments, passed: int, model: Model, work: Unfinished) -
         (reading.leave if passed < model.depth else reading.conclude)(passed)
     kept = work.progress.get("kept", {}) if passed else {}
     kept |= work.sealed(_record.keep(work.folder, reading.findings, passed))
-    work.note({"state": passed + 1, "found": reading.findings.noted(), "kept": kept})
+    waiting = work.sealed(Reader.waiting(work.scratch))
+    work.note({"state": passed + 1, "found": reading.findings.noted(), "kept": kept, "waiting": waiting})
 
 
 def _crew(plan: Plan, named: tuple[str, str], scratch: Path, begun: int) -> Any:

@@ -51,12 +51,18 @@ class Unfinished:
         _write_whole(self.folder / PROGRESS, json.dumps(progress))
 
     def sealed(self, files: Iterable[Path]) -> dict[str, str]:
-        """The digest of each file in the folder, by its name there."""
-        return {path.relative_to(self.folder).as_posix(): _digest(path) for path in files}
+        """The digest of each file in the folder or in the scratch folder, by its name there."""
+        return {
+            path.relative_to(self.folder if path.is_relative_to(self.folder) else self.scratch).as_posix(): _digest(path)
+            for path in files
+        }
 
     def holds(self, sealed: Mapping[str, str]) -> bool:
         """Whether these files are there, and are what they were."""
-        return all((self.folder / name).is_file() and _digest(self.folder / name) == was for name, was in sealed.items())
+        return all(
+            any((place / name).is_file() and _digest(place / name) == was for place in (self.folder, self.scratch))
+            for name, was in sealed.items()
+        )
 
     def answers(self) -> list[Answer]:
         """Those that are written, in order, up to one that was cut off: that and all behind it are taken away."""
