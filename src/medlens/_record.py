@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from medlens import store
 from medlens.data.intake import Intake
@@ -54,18 +54,22 @@ def write_findings(folder: Path, findings: Findings) -> None:
     for name in LARGE:
         store.write_frame(folder, name, findings.tables.get(name, []))
     if findings.states:
-        save_file(findings.states, folder / store.STATES)
+        store.write(folder / store.STATES, save(findings.states))
 
 
-def keep(folder: Path, findings: Findings, passed: int) -> None:
+def keep(folder: Path, findings: Findings, passed: int) -> list[Path]:
     """Write down the states and the pieces of large tables found in one block, and forget them: a study may be killed before its
-    end."""
+    end. Returns the files."""
+    states, pieces = folder / KEPT.format(passed), folder / PIECES.format(passed)
+    written = [states] if findings.states else []
     if findings.states:
-        save_file(findings.states, folder / KEPT.format(passed))
+        store.write(states, save(findings.states))
         findings.states = {}
     for name, frames in findings.tables.items():
-        store.write_frame(folder / PIECES.format(passed), name, frames)
+        store.write_frame(pieces, name, frames)
+        written.append(pieces / f"{name}.parquet")
     findings.tables = {}
+    return written
 
 
 def gather(folder: Path, findings: Findings) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medlens._answering import answer_prompts
 from medlens._instruments import instruments_for
 from medlens._prepare import Nobody, Prepared, prepare
+from medlens._tensors import write_tensors
 from medlens.errors import BadRun, MedlensError
 from medlens.instruments.lens import Reader
 from medlens.plan import Plan
@@ -90,7 +91,7 @@ def write_share(share: Share, begun: int, tick: Tick, room_for_more: Callable[[]
             time.sleep(PAUSE)
             tick()
         fresh = share.folder / "part.new"
-        save_file({name: tensor.contiguous() for name, tensor in part.items()}, fresh)
+        write_tensors(fresh, part)
         fresh.replace(part_of(share.folder, block))
 
 

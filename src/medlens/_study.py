@@ -50,8 +50,8 @@ def study(
     """Study a model on samples and write the run, with its report, to the folder `out`.
 
     model: a loaded one, or anything that `load` takes. samples: a list, "phantom", or a path that `read` takes. A finished run of
-    this very study is returned as it is. One that was stopped, or had no room left on the disk, goes on behind the last block that
-    was finished: what is done stands in `out` + ".part". Nothing is left when something else fails.
+    this very study is returned as it is. One that was stopped, had no room left on the disk or in memory, or lost its workers goes
+    on behind the last block that was finished: what is done stands in `out` + ".part". Nothing is left of one that is refused.
     watch: after every block a report of what was found so far is written there.
 
     Raises a MedlensError: see `load`, `read` and `forward`; BadRun when `out` holds something else; CannotWrite.
@@ -173,7 +173,7 @@ def _walk(model: Model, laid: list[Case], reading: Instruments, work: Unfinished
     """What is found in all blocks. Goes on behind the last block that was finished, if its states are there."""
     room = Files(work.scratch, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
     noted = work.progress
-    if noted and (noted["state"] > model.depth or room.holds(noted["state"])):
+    if noted and work.holds(noted["kept"] | noted["waiting"]) and (noted["state"] > model.depth or room.holds(noted["state"])):
         room.begun = noted["state"]
         reading.findings.recall(noted["found"])
     watcher.begin("walking through the blocks", len(laid) * model.depth)
@@ -190,7 +190,7 @@ def _together(prepared: Prepared, named: tuple[str, str], work: Unfinished, watc
     model, plan = prepared.model, prepared.plan
     reading = instruments_for(plan, Layout(plan.folds))
     begun = 0
-    if noted := work.progress:
+    if (noted := work.progress) and work.holds(noted["kept"]):
         begun = noted["state"]
         reading.findings.recall(noted["found"])
     with _crew(plan, named, work.scratch, begun) as crew:
@@ -214,8 +214,10 @@ def _finish(reading: Instruments, passed: int, model: Model, work: Unfinished) -
     """All have passed a block, or left the last one: read the sums, and note what was found."""
     with hooks.evaluation(model.module):  # of a tiny model small matrices, too: one thread
         (reading.leave if passed < model.depth else reading.conclude)(passed)
-    _record.keep(work.folder, reading.findings, passed)
-    work.note({"state": passed + 1, "found": reading.findings.noted()})
+    kept = work.progress.get("kept", {}) if passed else {}
+    kept |= work.sealed(_record.keep(work.folder, reading.findings, passed))
+    waiting = work.sealed(Reader.waiting(work.scratch))
+    work.note({"state": passed + 1, "found": reading.findings.noted(), "kept": kept, "waiting": waiting})
 
 
 def _crew(plan: Plan, named: tuple[str, str], scratch: Path, begun: int) -> Any:

@@ -35,6 +35,10 @@ class CannotWrite(MedlensError):
     """A file that could not be written (full disk, read-only folder). What was begun has been removed."""
 
 
+class OutOfMemory(MedlensError):
+    """There was less memory than the work needed. What is done is kept."""
+
+
 class MedlensWarning(UserWarning):
     """What was decided in the user's place, and can be decided otherwise. On the command line: one line on stderr."""
 

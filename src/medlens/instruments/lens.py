@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from medlens.errors import BadModel
+from medlens.errors import BadModel, BadRun
 from medlens.findings import Findings
 from medlens.measures.lens import likeliest, said
 from medlens.medical import MEASURES, Vocabulary, vocabulary_of
@@ -82,7 +83,17 @@ class Reader:
         write(self._path(layer), save({"rows": rows.cpu().contiguous()}))
 
     def get(self, layer: int) -> Tensor:
-        return load_file(self._path(layer))["rows"].to(self.model.device)
+        """What was put. Raises BadRun where an earlier walk left it, and it is not what it was."""
+        path = self._path(layer)
+        try:
+            return load_file(path)["rows"].to(self.model.device)
+        except (OSError, SafetensorError) as e:
+            raise BadRun(f"{path.parent.name}/{path.name} is missing or damaged; delete {path.parent.name}, and begin again") from e
+
+    @staticmethod
+    def waiting(folder: Path) -> list[Path]:
+        """The files of the rows that wait in a folder."""
+        return sorted(folder.glob("lens-*.safetensors"))
 
     def _path(self, layer: int) -> Path:
         return self.folder / f"lens-{layer:02d}.safetensors"

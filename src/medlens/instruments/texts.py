@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
-from safetensors.torch import save_file
 from torch import Tensor
 
+from medlens._tensors import write_tensors
 from medlens.errors import BadData, BadInput, BadModel, CannotWrite
 from medlens.stats.rows import priority
 from medlens.types import Sample
@@ -66,7 +66,7 @@ class TextStates:
         told = {"words": self.words, "sentences": self.sentences, "layers": self.layers, "fingerprint": self.fingerprint}
         part = Path(f"{path}.part")
         try:
-            save_file({"states": self.states.contiguous()}, part, {"format": FORMAT, "told": json.dumps(told)})
+            write_tensors(part, {"states": self.states}, {"format": FORMAT, "told": json.dumps(told)})
             part.replace(path)
         except OSError as e:
             part.unlink(missing_ok=True)
