@@ -64,6 +64,8 @@ NAMES = [
     "phantom",
     "Explanation",
     "explain",
+    "export",
+    "figures",
     "neurons",
     "probe",
     "reliance",

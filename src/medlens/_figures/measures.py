@@ -65,9 +65,7 @@ def _same(curve: pl.DataFrame, line: Line) -> bool:
 def _columns(rows: pl.DataFrame) -> pl.DataFrame:
     """The columns of the file; what a published curve does not have is null."""
     kinds = {**store.TABLES["rows"], "panel": pl.String, "line": pl.String}
-    return rows.select(
-        (pl.col(name) if name in rows.columns else pl.lit(None).alias(name)).cast(kinds[name]) for name in COLUMNS
-    )
+    return rows.select((pl.col(name) if name in rows.columns else pl.lit(None).alias(name)).cast(kinds[name]) for name in COLUMNS)
 
 
 def _subgroups(run: store.Run, interval: str) -> Iterator[Figure]:
@@ -80,7 +78,8 @@ def _subgroups(run: store.Run, interval: str) -> Iterator[Figure]:
             whole = raw.filter(pl.col("group") == "all", pl.col("measure") == measure)
             if mine.is_empty():
                 continue
-            largest = mine.group_by("group", maintain_order=True).agg(pl.col("n").max()).sort("n", descending=True, maintain_order=True)
+            counted = mine.group_by("group", maintain_order=True).agg(pl.col("n").max())
+            largest = counted.sort("n", descending=True, maintain_order=True)
             groups = largest["group"].to_list()[: len(PALETTE)]
             sides = {side: _lines(mine, whole, side, groups, field) for side in SIDES}
             reading = READINGS[measure]

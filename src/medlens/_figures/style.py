@@ -13,6 +13,7 @@ from medlens.report.charts import CONFIG, Chart
 
 POINTS_PER_MM = 72 / 25.4
 PIXELS_PER_POINT = 96 / 72  # of an SVG's own units: what it draws without being told a size
+SIZES = r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"'
 FIRST = 11.0  # pixels of the letters at the first try
 FONT = "Arial, Helvetica, Liberation Sans, sans-serif"  # what is asked for; the last but one has the widths of the first
 
@@ -78,7 +79,7 @@ def _fitted(draw: Callable[[float], str], style: Style, double: bool) -> Drawn:
             break
         pixels = style.letters / scale
     width, height = (side * scale / POINTS_PER_MM for side in (wide, high))
-    sized = re.sub(r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"', rf'\1 width="{width:.2f}mm" height="{height:.2f}mm"', svg, count=1)
+    sized = re.sub(SIZES, rf'\1 width="{width:.2f}mm" height="{height:.2f}mm"', svg, count=1)
     return Drawn(sized, width, height, pixels * scale)
 
 
