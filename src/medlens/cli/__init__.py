@@ -80,7 +80,7 @@ def _stop(number: int, _frame: object) -> None:
 
 
 def main() -> None:
-    """Entry point. Our own errors are one line, with `--json` an object too, and exit code 2; `--debug` shows where they are from."""
+    """Entry point. Our own errors: one line, with `--json` an object too, exit code 2; `--debug` shows where they are from."""
     debug = "--debug" in sys.argv
     warnings.showwarning = _warn
     for number in (signal.SIGINT, signal.SIGTERM):
