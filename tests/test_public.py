@@ -66,6 +66,8 @@ NAMES = [
     "phantom",
     "Explanation",
     "explain",
+    "export",
+    "figures",
     "neurons",
     "probe",
     "reliance",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from medlens._explain import Explanation as Explanation
     from medlens._explain import explain as explain
     from medlens._explain.benchmark import benchmark_maps as benchmark_maps
+    from medlens._export import export as export
+    from medlens._figures import figures as figures
     from medlens._forecast import Forecast as Forecast
     from medlens._lens import lens as lens
     from medlens._merge import merge as merge
@@ -77,6 +79,8 @@ _HOMES = {
     "medlens._edit": ("edit",),
     "medlens._explain": ("Explanation", "explain"),
     "medlens._explain.benchmark": ("benchmark_maps",),
+    "medlens._export": ("export",),
+    "medlens._figures": ("figures",),
     "medlens._forecast": ("Forecast",),
     "medlens._lens": ("lens",),
     "medlens._merge": ("merge", "study_shard"),

@@ -19,6 +19,8 @@ from medlens.cli import (
     doctor,
     edit,
     explain,
+    export,
+    figures,
     lens,
     merge,
     neurons,
@@ -26,11 +28,13 @@ from medlens.cli import (
     probe,
     reliance,
     report,
+    result,
     study,
     thin,
 )
 from medlens.errors import MedlensError, MedlensWarning
 
+USAGE = 2  # how the parser of the command line leaves
 app = typer.Typer(
     help="Look inside vision-language models that answer medical questions.",
     no_args_is_help=True,
@@ -51,6 +55,8 @@ app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.command("edit")(edit.command)
 app.command("bench")(bench.command)
+app.command("figures")(figures.command)
+app.command("export")(export.command)
 app.add_typer(lens.app, name="lens")
 app.add_typer(phantom.app, name="phantom")
 app.add_typer(data.app, name="data")
@@ -78,7 +84,7 @@ def _stop(number: int, _frame: object) -> None:
 
 
 def main() -> None:
-    """Entry point. Our own errors are one line and exit code 2; `--debug` shows where they came from."""
+    """Entry point. Our own errors: one line, with `--json` an object too, exit code 2; `--debug` shows where they are from."""
     debug = "--debug" in sys.argv
     warnings.showwarning = _warn
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -95,6 +101,10 @@ def main() -> None:
         if debug:
             raise
         _leave(f"a bug of ours: {type(e).__name__}: {str(e).strip().splitlines()[:1]}; repeat with --debug and report it", 1)
+    except SystemExit as e:
+        if e.code == USAGE and result.wanted() and not result.said():
+            result.say_error("the command line could not be read; what is wrong with it stands on stderr", USAGE)
+        raise
 
 
 def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
@@ -105,4 +115,6 @@ def _warn(message: Warning | str, category: type[Warning], filename: str, lineno
 
 def _leave(words: str, code: int) -> None:
     print(f"medlens: {words}", file=sys.stderr)
+    if result.wanted() and not result.said():
+        result.say_error(words, code)
     sys.exit(code)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 
 def command(
@@ -50,7 +50,7 @@ def command(
         bars.tick()
         found = medlens.answer_all(model, data, plan, out, watcher=bars)
     if as_json:
-        print(json.dumps({"answers": str(found.path), "n": len(found.records), "scores": found.scores.to_dicts()}))
+        say({"answers": found.path, "n": len(found.records), "scores": found.scores.to_dicts()})
         return
     if found.scores.height:
         table(found.scores, f"{len(found.records)} answers; 95 % intervals are clustered by image")

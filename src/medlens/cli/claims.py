@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 if TYPE_CHECKING:
     from medlens.claims import Verdict
@@ -28,7 +28,7 @@ def command(
 
     verdicts = medlens.judge(medlens.open_run(run), claim or (), protocol)
     if as_json:
-        print(json.dumps([verdict._asdict() for verdict in verdicts]))
+        say({"run": run, "claims": [verdict._asdict() for verdict in verdicts]})
     else:
         _print(verdicts)
 

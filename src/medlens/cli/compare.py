@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 
 def command(
@@ -28,7 +28,7 @@ def command(
     for note in found.notes:
         print(f"medlens: {note}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"comparison": str(page), "notes": found.notes, "summary": found.summary.to_dicts()}))
+        say({"comparison": page, "notes": found.notes, "summary": found.summary.to_dicts()})
         return
     table(found.summary, found.title, width=150)
     print(f"comparison: {page}")

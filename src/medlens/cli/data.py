@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 app = typer.Typer(help="Data sets whose images have to be fetched first.", no_args_is_help=True)
 
@@ -25,6 +26,7 @@ def qa50(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch what is missing. Without it nothing goes over the network.")
     ] = False,
+    as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
     """List, and fetch, the 50 figures of LLaVA-Med's 193 questions from PubMed Central."""
@@ -35,6 +37,9 @@ def qa50(
     to_fetch = missing(folder, wanted)
     if not download:
         place, archives = write_list(folder)
+        if as_json:
+            say({"list": place, "figures": len(wanted), "missing": len(to_fetch), "archives": archives})
+            return
         print(f"{len(wanted) - len(to_fetch)} of {len(wanted)} figures are here; {archives} archives to fetch: {place}")
         return
     with Bars() as bars:
@@ -42,6 +47,10 @@ def qa50(
         failed = fetch_figures(folder, bars.tick)
     for line in failed:
         typer.echo(f"medlens: {line}", err=True)
-    print(f"{len(wanted) - len(missing(folder, wanted))} of {len(wanted)} figures are in {folder / 'images'}")
+    left = len(missing(folder, wanted))
+    if as_json:
+        say({"images": folder / "images", "figures": len(wanted), "missing": left, "failed": failed})
+    else:
+        print(f"{len(wanted) - left} of {len(wanted)} figures are in {folder / 'images'}")
     if failed:
         raise typer.Exit(2)

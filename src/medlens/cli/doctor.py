@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 if TYPE_CHECKING:
     from medlens._doctor import Examination
@@ -23,7 +23,10 @@ def command(
     import medlens
 
     found = medlens.doctor(model, device)
-    print(json.dumps(found.as_dict()) if as_json else "\n".join(_lines(found)))
+    if as_json:
+        say(found.as_dict())
+        return
+    print("\n".join(_lines(found)))
 
 
 def _lines(found: Examination) -> list[str]:

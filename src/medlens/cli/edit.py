@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 from medlens.errors import BadInput
 
 
@@ -26,7 +26,10 @@ def command(
 
     factors = dict(_parsed(one) for one in scale)
     folder = medlens.edit(model, factors, out)
-    print(json.dumps({"checkpoint": str(folder), "scaled": factors}) if as_json else f"checkpoint: {folder}")
+    if as_json:
+        say({"checkpoint": folder, "scaled": factors})
+        return
+    print(f"checkpoint: {folder}")
 
 
 def _parsed(said: str) -> tuple[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from medlens.cli import options
 from medlens.cli.lens import sample_of
+from medlens.cli.result import say
 from medlens.errors import BadInput
 
 if TYPE_CHECKING:
@@ -86,16 +86,8 @@ def command(
     for failed in found.failed:
         print(f"medlens: {failed.method} gave no map: {failed.reason}", file=sys.stderr)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "page": str(page),
-                    "answer": found.answer,
-                    "methods": [m.method for m in found.maps],
-                    "cards": {c.method: c.verdict for c in found.cards},
-                }
-            )
-        )
+        verdicts = {card.method: card.verdict for card in found.cards}
+        say({"page": page, "answer": found.answer, "methods": [m.method for m in found.maps], "cards": verdicts})
         return
     for of in found.cards:
         print(f"{of.method}: {of.verdict}{': ' if of.why else ''}{'; '.join(of.why)}{'; ' if of.said else ''}{of.said}")
@@ -116,7 +108,7 @@ def _benchmark(model: str, data: str, methods: str | None, out: Path, plan: dict
             model, data, None if methods is None else _words(methods), out, Plan(**plan), watcher=bars
         )  # fmt: skip
     if as_json:
-        print(json.dumps({"run": str(run.path), "report": str(run.report), "leaderboard": best(run).to_dicts()}))
+        say({"run": run.path, "report": run.report, "leaderboard": best(run).to_dicts()})
         return
     table(best(run), "who finds what is there (pointing game, on test images)", width=120)
     print(f"report: {run.report}")

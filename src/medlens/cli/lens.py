@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from medlens.cli import lens_neighbours, lens_train, options
+from medlens.cli.result import say
 from medlens.errors import BadInput
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def command(
         page = found.write(out, at)
         bars.tick()
     if as_json:
-        print(json.dumps({"page": str(page), **found.to_dict()}))
+        say({"page": page, **found.to_dict()})
         return
     print(f"lens: {page}")
 

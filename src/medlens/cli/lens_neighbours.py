@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 
 def command(
@@ -58,7 +58,7 @@ def command(
             found.texts.save(save_texts)
         bars.tick()
     if as_json:
-        print(json.dumps({"out": str(out), "words": len(found.texts), "layers": found.null.to_dicts()}))
+        say({"out": out, "words": len(found.texts), "layers": found.null.to_dicts()})
         return
     words = f"{len(found.texts)} words of text at each of {len(found.texts.layers)} layers"
     table(found.null, f"{words}; nearest to {len(found.samples)} images")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 
 def command(
@@ -48,7 +48,7 @@ def command(
         lens = medlens.train_lens(model, data, out, plan, steps=steps, watcher=bars)
     found = worth(lens)
     if as_json:
-        print(json.dumps({"lens": str(out), **lens.told}))
+        say({"lens": out, **lens.told})
         return
     table(found, "on images held out: KL to what the model says in the end, nats; the gain with a 95 % interval over images")
     for row in found.filter(found["gain"] <= 0).to_dicts():

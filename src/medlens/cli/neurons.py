@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 
 def command(
@@ -57,7 +57,7 @@ def command(
     for line in [*run.manifest["neurons"]["left"], *run.manifest["data"]["skipped"]]:
         print(f"medlens: left out: {line}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"run": str(run.path), "report": str(run.report), "cards": found.to_dicts()}))
+        say({"run": run.path, "report": run.report, "cards": found.to_dicts()})
         return
     table(found, "units and verdicts", width=130)
     print(f"report: {run.report}")

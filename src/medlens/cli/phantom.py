@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 app = typer.Typer(help="The phantom: what its models know and look at, and what its slices show.", no_args_is_help=True)
 
@@ -41,7 +41,7 @@ def evaluate(
     if as_json:
         tables = {"questions": found.questions(), "groups": found.groups(), "marks": found.marks()}
         named = {"model": found.model, "n": n, "seed": seed}
-        print(json.dumps(named | {name: table.to_dicts() for name, table in tables.items()}))
+        say(named | {name: table.to_dicts() for name, table in tables.items()})
         return
     images = found.answers["image"].n_unique()
     table(found.questions(), f"{found.model}: {n} questions on {images} fresh slices (seed {seed})")
@@ -60,9 +60,14 @@ unchanged: answers that the swap did not change"""
 def show(
     out: Annotated[Path, typer.Option(help="The picture to write: .png.")] = Path("phantom.png"),
     seed: Annotated[int, typer.Option(min=0, help="Of the slices.")] = 0,
+    as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
     """Draw a contact sheet: every modality and kind of slice, beside its masks."""
     from medlens.phantom.contact import save_sheet
 
-    print(f"contact sheet: {save_sheet(out, seed)}")
+    sheet = save_sheet(out, seed)
+    if as_json:
+        say({"sheet": sheet})
+        return
+    print(f"contact sheet: {sheet}")

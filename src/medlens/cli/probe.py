@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 
 def command(
@@ -51,7 +51,7 @@ def command(
     for line in filter(None, [run.manifest["probe"]["note"], *run.manifest["data"]["skipped"]]):
         print(f"medlens: {line}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"run": str(run.path), "report": str(run.report), "best": found.to_dicts()}))
+        say({"run": run.path, "report": run.report, "best": found.to_dicts()})
         return
     table(found.drop("note", "n", "balanced"), "the best state of each tag (the best of several is too good by chance)", width=130)
     print(f"report: {run.report}")

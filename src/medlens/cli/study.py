@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 if TYPE_CHECKING:
     from medlens import Forecast, Run
@@ -89,7 +89,10 @@ def command(
             return
         if shard is not None:
             folder = medlens.study_shard(model, data, plan, out, shard, watcher=bars)
-            print(f"share: {folder}; when all are done: medlens merge {out}")
+            if as_json:
+                say({"share": folder, "merge": out})
+            else:
+                print(f"share: {folder}; when all are done: medlens merge {out}")
             return
         if watch:
             print(f"watch: {out.with_name(out.name + '.part') / 'report.html'}", file=sys.stderr)
@@ -100,7 +103,10 @@ def command(
 def _say_forecast(forecast: Forecast, as_json: bool) -> None:
     from medlens.cli.progress import price
 
-    print(json.dumps(forecast.as_dict()) if as_json else price(forecast))
+    if as_json:
+        say(forecast.as_dict())
+        return
+    print(price(forecast))
 
 
 def say_run(run: Run, worked: bool, as_json: bool) -> None:
@@ -110,7 +116,7 @@ def say_run(run: Run, worked: bool, as_json: bool) -> None:
     for line in run.manifest["data"]["skipped"]:
         print(f"medlens: left out: {line}", file=sys.stderr)
     if as_json:
-        summary = {"run": str(run.path), "report": str(run.report), "samples": run.samples.height, "rows": run.rows.height}
-        print(json.dumps(summary | {"seconds": run.manifest["seconds"], "skipped": run.manifest["data"]["skipped"]}))
+        summary = {"run": run.path, "report": run.report, "samples": run.samples.height, "rows": run.rows.height}
+        say(summary | {"seconds": run.manifest["seconds"], "skipped": run.manifest["data"]["skipped"]})
     else:
         print(f"report: {run.report}")

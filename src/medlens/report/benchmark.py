@@ -67,8 +67,8 @@ def _section(run: store.Run, kind: str) -> dict[str, Any]:
         "rows": rows,
         "findings": findings if len(findings) > 1 else [],
         "by_finding": by_finding,
-        "board": _board(pointing),
-        "curves": _curves(layers) if layers.height else None,
+        "board": board_chart(pointing),
+        "curves": curves_chart(layers) if layers.height else None,
     }
 
 
@@ -77,7 +77,7 @@ def _of(board: pl.DataFrame, finding: str, method: str) -> float | None:
     return next(iter(board.filter(at)["value"].to_list()), None)
 
 
-def _board(rows: pl.DataFrame) -> Chart:
+def board_chart(rows: pl.DataFrame) -> Chart:
     """A dot and an interval for each method."""
     named = rows.with_columns(
         name=pl.when(pl.col("layer").is_null()).then("method").otherwise(pl.format("{}, block {}", "method", "layer")),
@@ -101,7 +101,7 @@ def _board(rows: pl.DataFrame) -> Chart:
     }
 
 
-def _curves(layers: pl.DataFrame) -> Chart:
+def curves_chart(layers: pl.DataFrame) -> Chart:
     """The pointing game over blocks, side by side, on the images that chose the block and on the others."""
     sides = []
     for method in layers["method"].unique(maintain_order=True).to_list():

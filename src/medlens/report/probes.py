@@ -48,8 +48,11 @@ def write_probes(folder: Path) -> None:
         probes=as_svg(chart),
         best=best(run.rows).to_dicts(),
         undefined=_undefined(run.rows),
-        gap=as_svg(_curves(run.rows, ["modality_gap", "modality_gap_floor"], "image and text", "state of the decoder")),
-        geometry=[(said, as_svg(_curves(run.rows, [name], "tower", _axis(name)))) for name, said in _geometry(run.rows).items()],
+        gap=as_svg(curves_chart(run.rows, ["modality_gap", "modality_gap_floor"], "image and text", "state of the decoder")),
+        geometry=[
+            (said, as_svg(curves_chart(run.rows, [name], "tower", axis_of(name))))
+            for name, said in measured_geometry(run.rows).items()
+        ],
     )
     store.write(folder / "report.html", page)
 
@@ -156,7 +159,7 @@ def _legend() -> list[Chart]:
     return found
 
 
-def _curves(rows: pl.DataFrame, measures: list[str], tokens: str, axis: str) -> Chart:
+def curves_chart(rows: pl.DataFrame, measures: list[str], tokens: str, axis: str) -> Chart:
     """One measure by layer with its interval; a second one, its floor, in grey."""
     chosen = rows.filter(
         (pl.col("tokens") == tokens) & (pl.col("variant") == "raw") & (pl.col("group") == "all") & (pl.col("protocol") == "sound")
@@ -179,12 +182,12 @@ def _curves(rows: pl.DataFrame, measures: list[str], tokens: str, axis: str) -> 
     return {"layer": layers, "width": 330, "height": 170}
 
 
-def _geometry(rows: pl.DataFrame) -> dict[str, str]:
+def measured_geometry(rows: pl.DataFrame) -> dict[str, str]:
     measured = set(rows.filter((pl.col("tokens") == "tower") & pl.col("value").is_not_nan())["measure"])
     return {name: said for name, said in GEOMETRY.items() if name in measured}
 
 
-def _axis(measure: str) -> str:
+def axis_of(measure: str) -> str:
     return "layer of the tower (state t to t + 1)" if measure == "linearity" else "state of the tower"
 
 

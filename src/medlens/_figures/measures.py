@@ -1,0 +1,105 @@
+"""The figures of a study: of each measure both sides, of its scales, and of subgroups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from medlens import store
+from medlens._figures.figure import Figure
+from medlens.report import file_name
+from medlens.report.charts import side_by_side
+from medlens.report.figures import Figures
+from medlens.report.lines import BLACK, PALETTE, SIDES, Line, frame_of
+from medlens.report.readings import READINGS, SCALES
+from medlens.report.subgroups import MEASURES
+
+KEYS = ("protocol", "measure", "tokens", "group", "variant")
+COLUMNS = ("panel", "line", *KEYS, "layer", "value", "low", "high", "n", "note")
+
+
+def of_study(run: store.Run) -> Iterator[Figure]:
+    """In the order of the report."""
+    figures = Figures(run)
+    interval = _interval(run)
+    for name in figures.names:
+        if charts := figures.charts(name):
+            reading = figures.reading(name)
+            drawn = {f"{side} tokens": (side, figures.lines(name)[side]) for side in charts}
+            candidates = figures.rows.filter(pl.col("measure").is_in([name, *reading.behind] if name != "scales" else [*SCALES]))
+            rows = pl.concat(
+                [_rows(panel, lines, candidates, reading.title) for panel, (_, lines) in drawn.items()], how="vertical"
+            )
+            panels = {f"{side} tokens": chart for side, chart in charts.items()}
+            meaning = " ".join(filter(None, (reading.meaning, reading.beware)))
+            yield Figure(file_name(name), reading.title, panels, rows, meaning, reading.source, interval)
+    yield from _subgroups(run, interval)
+
+
+def _interval(run: store.Run) -> str:
+    if not run.rows["low"].is_finite().any():
+        return ""
+    unit = "patients" if run.samples["patient"].is_not_null().any() else "images"
+    return f"95 % jackknife intervals, leaving out {run.manifest['plan']['folds']} folds of whole {unit} one at a time"
+
+
+def _rows(panel: str, lines: list[Line], candidates: pl.DataFrame, title: str) -> pl.DataFrame:
+    """What a panel draws, as the run's own rows: each line is the curve of the table that has its very values."""
+    curves = [
+        curve.filter(pl.col("value").is_finite()).sort("layer")
+        for curve in candidates.partition_by(list(KEYS), maintain_order=True)
+    ]
+    found = []
+    for line in lines:
+        own = next((k for k, curve in enumerate(curves) if _same(curve, line)), None)
+        rows = line.frame.with_columns(n=None, note=pl.lit("published")) if own is None else curves.pop(own)
+        found.append(_columns(rows.with_columns(panel=pl.lit(panel), line=pl.lit(line.label or line.key or title))))
+    return pl.concat(found)
+
+
+def _same(curve: pl.DataFrame, line: Line) -> bool:
+    return curve["layer"].to_list() == line.frame["layer"].to_list() and curve["value"].to_list() == line.frame["value"].to_list()
+
+
+def _columns(rows: pl.DataFrame) -> pl.DataFrame:
+    """The columns of the file; what a published curve does not have is null."""
+    kinds = {**store.TABLES["rows"], "panel": pl.String, "line": pl.String}
+    return rows.select((pl.col(name) if name in rows.columns else pl.lit(None).alias(name)).cast(kinds[name]) for name in COLUMNS)
+
+
+def _subgroups(run: store.Run, interval: str) -> Iterator[Figure]:
+    """Of each field and measure one line a value, as in the report."""
+    raw = run.rows.filter(pl.col("protocol") == "sound", pl.col("variant") == "raw")
+    some = raw.filter(pl.col("group") != "all").with_columns(field=pl.col("group").str.split("=").list.first())
+    for field in some["field"].unique(maintain_order=True):
+        for measure in MEASURES:
+            mine = some.filter(pl.col("field") == field, pl.col("measure") == measure)
+            whole = raw.filter(pl.col("group") == "all", pl.col("measure") == measure)
+            if mine.is_empty():
+                continue
+            counted = mine.group_by("group", maintain_order=True).agg(pl.col("n").max())
+            largest = counted.sort("n", descending=True, maintain_order=True)
+            groups = largest["group"].to_list()[: len(PALETTE)]
+            sides = {side: _lines(mine, whole, side, groups, field) for side in SIDES}
+            reading = READINGS[measure]
+            last = int(mine["layer"].max() or 0)  # pyright: ignore[reportArgumentType]
+            charts = side_by_side(sides, "block" if reading.of_pairs else "state", last)
+            candidates = pl.concat([whole, mine.drop("field")])
+            rows = [_rows(f"{side} tokens", sides[side], candidates, "all") for side in charts]
+            if charts:
+                yield Figure(
+                    file_name(f"{measure}-by-{field}"), f"{reading.title}, by {field}",
+                    {f"{side} tokens": chart for side, chart in charts.items()}, pl.concat(rows),
+                    f"{reading.meaning} One line for each {field}, the most frequent {len(groups)} of {largest.height}.",
+                    reading.source, f"{interval}, corrected for the number of subgroups" if interval else "",
+                )  # fmt: skip
+
+
+def _lines(mine: pl.DataFrame, whole: pl.DataFrame, side: str, groups: list[str], field: str) -> list[Line]:
+    of_side = pl.col("tokens") == side
+    found = [Line(frame_of(whole.filter(of_side), "sound", "raw"), BLACK, "all", width=2.2)]
+    for colour, group in zip(PALETTE, groups, strict=False):
+        frame = frame_of(mine.filter(of_side, pl.col("group") == group), "sound", "raw")
+        found.append(Line(frame, colour, group.removeprefix(f"{field}="), width=1.3, own=True))
+    return [line for line in found if line.frame.height]
