@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medlens.errors import BadRun, CannotWrite
+from medlens.jsontext import parse
 from medlens.store import write
 from medlens.types import Answer
 
@@ -40,7 +41,7 @@ class Unfinished:
     def progress(self) -> dict[str, Any]:
         """What was noted when the last block was finished; empty before that."""
         path = self.folder / PROGRESS
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return _told(path) if path.exists() else {}
 
     def note(self, progress: Mapping[str, Any]) -> None:
         """Note it, whole or not at all."""
@@ -53,10 +54,14 @@ class Unfinished:
         path = self.folder / ANSWERS
         if not path.exists():
             return []
-        *whole, rest = path.read_text(encoding="utf-8").split("\n")
+        try:
+            *whole, rest = path.read_text(encoding="utf-8").split("\n")
+            found = [Answer(**parse(line)) for line in whole]
+        except (ValueError, TypeError) as e:
+            raise _damaged(path) from e
         if rest:
             write(path, "".join(f"{line}\n" for line in whole))
-        return [Answer(**json.loads(line)) for line in whole]
+        return found
 
     def add_answer(self, said: Answer) -> None:
         line = json.dumps({"text": str(said), "ids": said.ids, "logprobs": said.logprobs, "ended": said.ended})
@@ -155,11 +160,25 @@ def check_identity(folder: Path, identity: Mapping[str, str]) -> None:
 def refuse_another(folder: Path, identity: Mapping[str, str]) -> None:
     """Raise BadRun for a folder that is another study's."""
     path = folder / IDENTITY
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else identity
+    found = _told(path) if path.exists() else identity
     if other := [what for what in identity if found.get(what) != identity[what]]:
         raise BadRun(
             f"{folder.name} holds the beginning of another study ({' and '.join(other)} differ); choose another --out, or delete it"
         )
+
+
+def _told(path: Path) -> dict[str, Any]:
+    try:
+        told = parse(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise _damaged(path) from e
+    if not isinstance(told, dict):
+        raise _damaged(path)
+    return told
+
+
+def _damaged(path: Path) -> BadRun:
+    return BadRun(f"{path.parent.name}/{path.name} is damaged, so that nothing can be gone on with; delete {path.parent.name}")
 
 
 @contextmanager
