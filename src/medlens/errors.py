@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class MedlensError(Exception):
-    """Anything medlens refuses or cannot do. On the command line: one line on stderr, exit code 2."""
+    """Anything medlens refuses or cannot do. On the command line: one line on stderr, exit code 2.
+
+    What files and other libraries say may stand in it: as text it is one line, and what would steer a terminal is written out.
+    """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
 
 
 class BadInput(MedlensError, ValueError):

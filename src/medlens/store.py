@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from medlens.errors import BadRun, CannotWrite
+from medlens.jsontext import parse
 from medlens.tables import TABLES as TABLES
 
 STATES = "states.safetensors"  # a few rows of every state
@@ -24,9 +25,12 @@ def _table(name: str, words: str) -> cached_property[pl.DataFrame]:
 
     def read(run: Run) -> pl.DataFrame:
         try:
-            return pl.read_parquet(run.path / f"{name}.parquet")
-        except (OSError, pl.exceptions.PolarsError) as e:
+            frame = pl.read_parquet(run.path / f"{name}.parquet")
+        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
             raise BadRun(f"{run.path}/{name}.parquet is missing or damaged") from e
+        if lacking := [column for column, kind in TABLES[name].items() if frame.schema.get(column) != kind]:
+            raise BadRun(f"{run.path}/{name}.parquet has no column {lacking[0]}, or one of another type: repeat the study")
+        return frame
 
     read.__doc__ = words
     return cached_property(read)
@@ -82,7 +86,7 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """Plan, model, data, versions, machine, timings."""
         try:
-            manifest = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+            manifest = parse((self.path / "manifest.json").read_text(encoding="utf-8"))
         except OSError as e:
             raise BadRun(f"{self.path} is not a run: it holds no manifest.json that can be read") from e
         except ValueError as e:

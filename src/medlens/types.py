@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from medlens.errors import BadInput
+from medlens.picture import opened
 
 Group = Literal["image", "text", "template", "answer"]
 GROUPS: tuple[Group, ...] = ("image", "text", "template", "answer")
@@ -53,15 +54,15 @@ class Region:
     draw: Callable[[], np.ndarray] | None = None
 
     def array(self) -> np.ndarray:
-        """The mask, (height, width) bool; of a file, what is brighter than mid-grey. Raises OSError if that cannot be read."""
+        """The mask, (height, width) bool; of a file, what is brighter than mid-grey. Raises BadImage if that cannot be read."""
         if self.mask is not None:
             return self.mask
         if self.draw is not None:
             return self.draw()
         if self.mask_path is None:
             raise ValueError("a region has a mask or a path to one")
-        with Image.open(self.mask_path) as opened:
-            return np.asarray(opened.convert("L")) > 127
+        with opened(self.mask_path, f"mask {self.mask_path.name}") as picture:
+            return np.asarray(picture.convert("L")) > 127
 
 
 @dataclass(frozen=True, init=False, eq=False)

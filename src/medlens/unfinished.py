@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medlens.errors import BadRun, CannotWrite, MedlensError, OutOfMemory, WorkerLost
+from medlens.jsontext import parse
 from medlens.store import write
 from medlens.types import Answer
 
@@ -46,7 +47,7 @@ class Unfinished:
     def progress(self) -> dict[str, Any]:
         """What was noted when the last block was finished; empty before that, and where it cannot be read."""
         with suppress(FileNotFoundError, ValueError):
-            return json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+            return parse((self.folder / PROGRESS).read_text(encoding="utf-8"))
         return {}
 
     def note(self, progress: Mapping[str, Any]) -> None:
@@ -79,7 +80,7 @@ class Unfinished:
             for line in lines:
                 if not line.endswith("\n"):
                     break
-                whole.append(Answer(**json.loads(line)))
+                whole.append(Answer(**parse(line)))
         if len(whole) < len(lines):
             _write_whole(path, "".join(lines[: len(whole)]))
         return whole
@@ -192,8 +193,8 @@ def refuse_another(folder: Path, identity: Mapping[str, str]) -> None:
     """Raise BadRun for a folder that is another study's."""
     path = folder / IDENTITY
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else identity
-    except ValueError as e:
+        found = dict(parse(path.read_text(encoding="utf-8"))) if path.exists() else identity
+    except (ValueError, TypeError) as e:
         raise BadRun(
             f"{folder.name}/{IDENTITY} is damaged, so nobody knows whose work this is; choose another --out, or delete it"
         ) from e

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from medlens.picture import opened
 
 Box = tuple[float, float, float, float]  # x, y of the upper left corner, width, height; in pixels
 
@@ -19,6 +20,6 @@ def box_mask(shape: tuple[int, int], box: Box) -> np.ndarray:
 
 def box_on(image: Path, box: Box) -> np.ndarray:
     """The same, as large as the image, of which the header is read."""
-    with Image.open(image) as opened:
-        width, height = opened.size
+    with opened(image, f"image {image.name}") as picture:
+        width, height = picture.size
     return box_mask((height, width), box)

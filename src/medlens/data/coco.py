@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,13 @@ from typing import Any
 import numpy as np
 
 from medlens.data.boxes import box_mask
+from medlens.data.sizes import check_size
 from medlens.errors import BadData, BadImage
+from medlens.jsontext import parse
+from medlens.picture import check_largest
 from medlens.types import Region
+
+DAMAGED = (KeyError, TypeError, AttributeError, ValueError, IndexError, ArithmeticError)  # what a file of another form makes
 
 
 def coco_regions(path: Path, image: str) -> list[Region]:
@@ -26,9 +30,10 @@ def coco_regions(path: Path, image: str) -> list[Region]:
             raise BadData(f"{path.name} names {len(found)} images {image}; expected one with that `file_name`")
         names = {c["id"]: c["name"] for c in whole.get("categories", [])}
         shape = int(found[0]["height"]), int(found[0]["width"])
+        check_size(shape[1], shape[0], f"mask {path.name}: image {image}")
         mine = [a for a in whole["annotations"] if a["image_id"] == found[0]["id"]]
         return [_region(a, names.get(a.get("category_id"), f"category {a.get('category_id')}"), shape) for a in mine]
-    except (KeyError, TypeError, AttributeError) as e:
+    except DAMAGED as e:
         raise BadData(f"{path.name} is not in COCO's form (images, annotations, categories): {type(e).__name__} {e}") from e
 
 
@@ -36,8 +41,8 @@ def coco_regions(path: Path, image: str) -> list[Region]:
 def _parsed(path: Path, _written: int) -> Any:
     """Once a file, not once a sample that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as e:
+        return parse(path.read_text(encoding="utf-8-sig"))
+    except ValueError as e:
         raise BadData(f"{path.name} is not JSON: {e}") from e
 
 
@@ -45,19 +50,27 @@ def _region(annotation: dict[str, Any], name: str, shape: tuple[int, int]) -> Re
     """A segmentation where there is one, else the box."""
     drawn = annotation.get("segmentation") or None
     if isinstance(drawn, dict):
-        return Region(name, draw=partial(decode_run_lengths, drawn["counts"], tuple(drawn["size"])))
+        return Region(name, draw=partial(_drawn, decode_run_lengths, drawn["counts"], tuple(drawn["size"])))
     if drawn is not None:
-        return Region(name, draw=partial(polygons_mask, shape, drawn))
-    return Region(name, draw=partial(box_mask, shape, tuple(annotation["bbox"])))
+        return Region(name, draw=partial(_drawn, polygons_mask, shape, drawn))
+    return Region(name, draw=partial(_drawn, box_mask, shape, tuple(annotation["bbox"])))
+
+
+def _drawn(how: Callable[..., np.ndarray], *told: Any) -> np.ndarray:
+    try:
+        return how(*told)
+    except DAMAGED as e:
+        raise BadImage(f"an annotation is no box, polygon or run lengths of COCO's form: {type(e).__name__} {e}") from e
 
 
 def decode_run_lengths(counts: str | bytes | Sequence[int], size: tuple[int, int]) -> np.ndarray:
     """(height, width) bool from run lengths of outside, inside, outside, ... down the columns: numbers, or COCO's text of them.
     Raises BadImage where they are not as long as the picture.
     """
+    height, width = size
+    check_largest(width, height, "a mask in run lengths")
     if isinstance(counts, str | bytes):
         counts = _numbers(counts if isinstance(counts, str) else counts.decode("ascii"))
-    height, width = size
     if min(counts, default=0) < 0 or sum(counts) != height * width:
         raise BadImage(f"run lengths cover {sum(counts)} pixels of a mask of {width} x {height}")
     inside = np.arange(len(counts)) % 2 == 1

@@ -26,10 +26,12 @@ def seg_regions(path: Path, image: str | Path | None = None) -> list[Region]:
     what = f"mask {path.name}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's quote the header
-        data = read_dicom(path, what)
         try:
+            data = read_dicom(path, what)
             frames = _frames(data, _uid(Path(image)) if image is not None and is_dicom(Path(image)) else None)
-        except (AttributeError, IndexError, TypeError) as e:
+        except BadImage:
+            raise
+        except Exception as e:  # a damaged file can make pydicom fail in any way
             raise BadImage(f"{what} is a DICOM file, but not a segmentation") from e
     if not frames:
         raise BadImage(f"{what} has no frame that belongs to image {Path(image).name if image is not None else ''}")

@@ -89,10 +89,17 @@ def _regions(given: Mapping[str, Any], image: ImageLike, root: Path, where: str)
 
 def _file(root: Path, name: Any, where: str, field: str) -> Path:
     path = root / _text(name, where, field)
-    if not path.is_file():
+    if not _is_file(path):
         why = "is a link; links are not fetched" if "://" in str(name) else f"does not exist below {root.name}/"
         raise BadData(f"{where}: {field} {name} {why}")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def _text(value: Any, where: str, field: str) -> str:

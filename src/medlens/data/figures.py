@@ -7,7 +7,6 @@ of our own. A download that was stopped goes on where it was.
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import tarfile
 import urllib.error
@@ -16,13 +15,12 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
-from io import BytesIO
 from pathlib import Path, PurePosixPath
-
-from PIL import Image, UnidentifiedImageError
 
 from medlens.data.images import open_image
 from medlens.errors import BadData, BadImage, CannotWrite
+from medlens.jsontext import parse
+from medlens.types import Embedded
 
 LIST = "*image_urls_eval.jsonl"
 LARGEST_ARCHIVE = 2**31  # bytes
@@ -58,7 +56,7 @@ def figures(folder: Path) -> list[Figure]:
 
 def _figure(line: str, where: str) -> Figure:
     try:
-        record = json.loads(line)
+        record = parse(line)
         figure = Figure(str(record["pmc_tar_url"]), str(record["image_file_path"]), f"{record['pair_id']}.jpg")
     except (ValueError, KeyError, TypeError) as e:
         raise BadData(f"{where}: expected JSON with pmc_tar_url, image_file_path and pair_id") from e
@@ -168,9 +166,8 @@ def _member(archive: Path, figure: Figure) -> bytes:
 
 def _keep(data: bytes, figure: Figure, place: Path) -> None:
     try:
-        with Image.open(BytesIO(data)) as image:
-            open_image(image, figure.name)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, BadImage) as e:
+        open_image(Embedded(data, figure.name))
+    except BadImage as e:
         raise BadData(f"{figure.archive}: {figure.member} is no image that can be read") from e
     part = place.with_name(place.name + ".part")
     part.write_bytes(data)

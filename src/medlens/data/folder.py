@@ -24,4 +24,5 @@ def read_folder(path: Path, question: str | None, bad: Bad) -> Iterator[Sample]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES or (path.is_file() and is_dicom(path))
+    named = path.suffix.lower() in SUFFIXES and not path.is_dir()  # a link that leads nowhere, too: it is missed when it is opened
+    return named or (path.is_file() and is_dicom(path))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from medlens.data.dicom import is_dicom, open_dicom
-from medlens.data.sizes import LARGEST, check_size
+from medlens.data.sizes import check_size
 from medlens.errors import BadImage
+from medlens.picture import SUFFIXES as SUFFIXES
+from medlens.picture import check_file, opened
 from medlens.types import Embedded, ImageLike, Windowed
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 ORIENTATION = 0x0112  # the EXIF tag
 SIXTEEN_BIT = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
@@ -33,25 +32,14 @@ def open_image(image: ImageLike, sample: str = "", grey: bool = False) -> Image.
     if isinstance(image, Windowed):
         what = f"{whose}image {image.name}"
         return _checked(open_dicom(image.path, image.window, image.frame, what), what, grey)
-    source, name = (BytesIO(image.data), image.name) if isinstance(image, Embedded) else (Path(image), Path(image).name)
+    source, name = (image.data, image.name) if isinstance(image, Embedded) else (Path(image), Path(image).name)
     what = f"{whose}image {name}"
-    try:
-        if isinstance(source, Path) and is_dicom(source):
+    if isinstance(source, Path):
+        check_file(source, what)
+        if is_dicom(source):
             return _checked(open_dicom(source, what=what), what, grey)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below PIL's
-            with Image.open(source) as opened:
-                return _checked(opened, what, grey)
-    except FileNotFoundError as e:
-        raise BadImage(f"{what} does not exist") from e
-    except IsADirectoryError as e:
-        raise BadImage(f"{what} is a folder") from e
-    except UnidentifiedImageError as e:
-        raise BadImage(f"{what} is not an image that can be read ({', '.join(sorted(SUFFIXES))}), or is corrupt") from e
-    except Image.DecompressionBombError as e:
-        raise BadImage(f"{what} is larger than {LARGEST // 10**6} megapixels; crop or downsize it first") from e
-    except (OSError, SyntaxError, ValueError) as e:
-        raise BadImage(f"{what} is corrupt or unreadable: {e}") from e
+    with opened(source, what) as picture:
+        return _checked(picture, what, grey)
 
 
 def _checked(image: Image.Image, what: str, grey: bool) -> Image.Image:

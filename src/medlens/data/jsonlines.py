@@ -9,6 +9,7 @@ from typing import Any
 
 from medlens.data.fields import Bad, to_samples
 from medlens.errors import BadData
+from medlens.jsontext import parse
 from medlens.types import Sample
 
 HEAD = 2**18  # characters: more than one record is ever long
@@ -42,8 +43,8 @@ def first_fields(path: Path) -> set[str]:
 
 def _list(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as e:
+        records = parse(text)
+    except ValueError as e:
         raise BadData(f"{path.name} is not JSON: {e}") from e
     for number, record in enumerate(records, start=1):
         yield f"{path.name} record {number}", record
@@ -55,6 +56,6 @@ def _lines(text: str, path: Path, bad: Bad) -> Iterator[tuple[str, Any]]:
             continue
         where = f"{path.name} line {number}"
         try:
-            yield where, json.loads(line)
-        except (ValueError, RecursionError) as e:
+            yield where, parse(line)
+        except ValueError as e:
             bad(BadData(f"{where} is not JSON: {e}"))

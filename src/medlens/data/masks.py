@@ -14,6 +14,7 @@ from medlens.data.dicom import is_dicom
 from medlens.data.dicom_seg import seg_regions
 from medlens.data.nifti import is_nifti, nifti_regions
 from medlens.errors import BadImage
+from medlens.picture import opened
 from medlens.types import ImageLike, Region
 
 
@@ -42,13 +43,10 @@ def _is_label(path: Path, value: int) -> np.ndarray:
 
 def _label_map(path: Path) -> np.ndarray:
     """(height, width) of ints. A colour picture counts as one where its channels agree."""
-    try:
-        with Image.open(path) as opened:
-            values = np.asarray(opened)
-    except (OSError, SyntaxError, ValueError) as e:
-        raise BadImage(f"label map {path.parent.name}/{path.name} cannot be read as an image") from e
+    with opened(path, f"label map {path.parent.name}/{path.name}") as picture:
+        values = np.asarray(picture)
     if values.ndim == 3 and (values[..., :3] == values[..., :1]).all():
         values = values[..., 0]
     if values.ndim != 2:
         raise BadImage(f"label map {path.parent.name}/{path.name} is a colour picture; expected one value a pixel")
-    return values.astype(int)
+    return values if values.dtype.kind in "iu" else values.astype(np.int32)

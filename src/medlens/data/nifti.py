@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medlens.errors import BadImage
+from medlens.picture import check_largest
 from medlens.types import Region
 
 
@@ -32,30 +34,35 @@ def _is_label(path: Path, slice: int | None, value: int) -> np.ndarray:
 
 
 def _labels(path: Path, slice: int | None) -> np.ndarray:
-    """(height, width) of ints."""
-    values = _voxels(path)
-    if values.ndim < 2 or values.shape[2:] != (slices := values.shape[2:3]):
-        raise BadImage(f"mask {path.name} has the shape {values.shape}; expected two axes, or three")
-    count = slices[0] if slices else 1
-    if slice is None and count > 1:
-        raise BadImage(f"mask {path.name} holds {count} slices; save the one of the image")
-    if not 0 <= (slice or 0) < count:
-        raise BadImage(f"mask {path.name} holds {count} slices, counted from 0; got slice={slice}")
-    flat = values.reshape(*values.shape[:2], count)[..., slice or 0].T
-    if not (flat == np.rint(flat)).all():
-        raise BadImage(f"mask {path.name} holds fractions; expected labels (whole numbers)")
-    return flat.astype(int)
-
-
-def _voxels(path: Path) -> np.ndarray:
+    """(height, width) of whole numbers. Of a volume nothing but the slice is unpacked."""
     try:
         import nibabel
     except ImportError as e:
         raise BadImage(f"mask {path.name} is a NIfTI file; reading it needs nibabel: pip install 'medlens[dicom]'") from e
     try:
-        values = np.asarray(nibabel.load(path).dataobj)  # pyright: ignore
+        voxels: Any = nibabel.load(path).dataobj  # pyright: ignore
+        width, height, count = _shape(voxels.shape, path)
+        if slice is None and count > 1:
+            raise BadImage(f"mask {path.name} holds {count} slices; save the one of the image")
+        if not 0 <= (slice or 0) < count:
+            raise BadImage(f"mask {path.name} holds {count} slices, counted from 0; got slice={slice}")
+        check_largest(width, height, f"mask {path.name}")
+        at = (slice or 0, *(0 for _ in voxels.shape[3:])) if len(voxels.shape) > 2 else ()
+        flat = np.asarray(voxels[(..., *at)]).T
+    except BadImage:
+        raise
     except Exception as e:  # a damaged file can make nibabel fail in any way
         raise BadImage(f"mask {path.name} is not a NIfTI file, or is damaged ({type(e).__name__})") from e
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    return values
+    if flat.dtype.kind in "iu":
+        return flat
+    whole = flat.astype(np.int64)
+    if not (flat == whole).all():
+        raise BadImage(f"mask {path.name} holds fractions; expected labels (whole numbers)")
+    return whole
+
+
+def _shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
+    """Width, height, slices."""
+    if len(shape) < 2 or any(n != 1 for n in shape[3:]):
+        raise BadImage(f"mask {path.name} has the shape {shape}; expected two axes, or three")
+    return shape[0], shape[1], shape[2] if len(shape) > 2 else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from medlens.data.jsonlines import first_fields, records
 from medlens.data.masks import labels_of
 from medlens.data.parts import test_set
 from medlens.errors import BadData, BadInput
+from medlens.jsontext import parse
 from medlens.types import Region, Sample
 
 LANGUAGES = ("en", "zh")
@@ -71,7 +71,7 @@ def _regions(names: dict[int, str], image: Path) -> tuple[Region, ...]:
 def _boxes(file: Path, image: Path) -> list[Region]:
     """detection.json: [{name: [x, y, width, height]}, ...], in pixels."""
     try:
-        listed = [pair for entry in json.loads(file.read_text(encoding="utf-8-sig")) for pair in entry.items()]
+        listed = [pair for entry in parse(file.read_text(encoding="utf-8-sig")) for pair in entry.items()]
         boxes = [(name, (float(x), float(y), float(w), float(h))) for name, (x, y, w, h) in listed]
     except (ValueError, TypeError, AttributeError) as e:
         raise BadData(f"{file.parent.name}/{file.name} is not a list of {{name: [x, y, width, height]}}") from e
@@ -80,8 +80,8 @@ def _boxes(file: Path, image: Path) -> list[Region]:
 
 def _names(file: Path) -> dict[int, str]:
     """mask.txt: a line `<value>:<name>` for each label."""
-    lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
     try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
         return {int(value): name.strip() for value, name in (line.split(":", 1) for line in lines if line.strip())}
     except ValueError as e:
         raise BadData(f"{file.name} is not a list of lines `<value>:<name>`: {e}") from e

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from medlens.data.fields import Bad, to_samples
 from medlens.data.parts import test_set
 from medlens.errors import BadData
+from medlens.jsontext import parse
+from medlens.picture import opened
 from medlens.types import Embedded, Region, Sample
 
 SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]+)?$")  # test-00000-of-00002-1a2b: a shard of `test`
@@ -47,7 +46,7 @@ def rows(files: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
             table = pl.read_parquet(file) if file.suffix.lower() == ".parquet" else pl.read_ipc_stream(file)
         except FileNotFoundError as e:
             raise BadData(f"{file.name} does not exist in {file.parent.name}/; is part of the data set missing?") from e
-        except (pl.exceptions.PolarsError, OSError) as e:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
             raise BadData(f"{file.name} is damaged, or not what its ending {file.suffix} says") from e
         for number, row in enumerate(table.iter_rows(named=True), start=1):
             yield f"{file.name} row {number}", row
@@ -66,9 +65,9 @@ def _files(folder: Path) -> list[Path]:
 def _arrow(folder: Path) -> list[Path]:
     """The files that state.json names; others beside them are caches."""
     try:
-        named = json.loads((folder / "state.json").read_text())["_data_files"]
+        named = parse((folder / "state.json").read_text())["_data_files"]
         return [folder / Path(file["filename"]).name for file in named]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 
@@ -109,5 +108,5 @@ def _bytes(value: Any) -> bytes | None:
 
 
 def _bright(data: bytes) -> np.ndarray:
-    with Image.open(BytesIO(data)) as opened:
-        return np.asarray(opened.convert("L")) > 127
+    with opened(data, "mask") as picture:
+        return np.asarray(picture.convert("L")) > 127

@@ -5,7 +5,6 @@ Only what is exactly that is read; anything that would make the merged model ano
 
 from __future__ import annotations
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medlens.errors import BadModel
+from medlens.jsontext import parse
 from medlens.models.weights import Weights
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -85,9 +85,9 @@ def _configuration(folder: Path) -> tuple[int, float, list[str]]:
     if not (folder / CONFIG).is_file():
         raise BadModel(f"{folder} holds no {CONFIG}: it is no adapter folder")
     try:
-        written = dict(json.loads((folder / CONFIG).read_text()))
+        written = dict(parse((folder / CONFIG).read_text(encoding="utf-8")))
         kind, rank, alpha = str(written["peft_type"]), int(written["r"]), float(written["lora_alpha"])
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, OverflowError) as e:
         raise BadModel(f"{folder / CONFIG} is no LoRA configuration: it is not JSON, or lacks peft_type, r or lora_alpha") from e
     if kind != "LORA" or rank < 1:
         raise BadModel(f"{folder}: the adapter is {kind} of rank {rank}; only LORA of rank 1 or more can be merged")

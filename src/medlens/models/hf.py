@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from medlens.errors import BadModel, MedlensError
+from medlens.jsontext import parse
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row, read_longer_table
 from medlens.models.weights import Weights, left_in_files, places_of, size_of
@@ -32,7 +32,7 @@ class Loaded(NamedTuple):
 def load_folder(folder: Path, device: str, dtype: torch.dtype, memory: int) -> Loaded:
     """Model and processor of a folder; streamed, where its weights need more memory (bytes) than that. Raises BadModel when a part
     is missing, broken, or not of the architecture it names."""
-    _check_parts(folder)
+    check_folder(folder)
     files = check_shards(folder)
     with quiet():
         processor = _processor(folder)
@@ -74,13 +74,13 @@ def family_of(folder: Path) -> str:
     if not config.is_file():
         raise BadModel(f"{folder} holds no config.json: it is not a transformers model folder")
     try:
-        return str(json.loads(config.read_text())["model_type"])
+        return str(parse(config.read_text(encoding="utf-8"))["model_type"])
     except (ValueError, KeyError, TypeError) as e:
         raise BadModel(f"{config} is no model configuration: it is not JSON, or names no model_type") from e
 
 
-def _check_parts(folder: Path) -> None:
-    """All that can be said of a folder without transformers, which would say it in many lines."""
+def check_folder(folder: Path) -> None:
+    """Raise BadModel for all that can be said of a folder without transformers, which would say it in many lines."""
     family = family_of(folder)
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 

@@ -7,7 +7,6 @@ we, and say how far apart the two are.
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 
 from medlens.errors import BadModel, MedlensWarning
+from medlens.jsontext import parse
 from medlens.models.hf import Loaded, check_report, family_of, first_line, quiet
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row
@@ -79,7 +79,7 @@ def load_original(
     else the one inside, with a MedlensWarning. network: whether one may be fetched. Raises BadModel.
     """
     tensors = check_shards(folder)
-    written = _configuration(folder)
+    written = read_configuration(folder)
     streamed = size_of(tensors, dtype) > memory
     tower = _tower(written, tensors, vision_tower, network, dtype, streamed)
     has_own = any(name.startswith(TOWER) for name in tensors)
@@ -97,8 +97,8 @@ def load_original(
 # ---- configuration
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
-    written = json.loads((folder / "config.json").read_text())
+def read_configuration(folder: Path) -> dict[str, Any]:
+    written = parse((folder / "config.json").read_text(encoding="utf-8"))
     for key, value in written.items():
         if key in REQUIRED and value != REQUIRED[key]:
             raise BadModel(f"{folder}: config.json has {key} = {value!r}; only {REQUIRED[key]!r} is computed as the original does")

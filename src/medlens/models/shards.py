@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import safetensors
 
 from medlens.errors import BadModel
+from medlens.jsontext import parse
 
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -36,7 +36,7 @@ def _names(shard: Path) -> list[str]:
 
 def _check_index(index: Path, found: dict[str, Path]) -> None:
     try:
-        placed = json.loads(index.read_text())["weight_map"]
+        placed = parse(index.read_text(encoding="utf-8"))["weight_map"]
         places = {str(name): str(file) for name, file in placed.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise BadModel(f"{index} is no index of weights: it is not JSON, or has no weight_map; copy it again") from e

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from medlens.errors import BadInput, BadModel
+from medlens.jsontext import parse
 from medlens.models.base import Model
 from medlens.store import write
 
@@ -67,16 +68,19 @@ def open_lens(path: Path, model: Model, fingerprint: str) -> TunedLens:
     """The lens in a file. Raises BadModel for what is none, is damaged, or belongs to other weights than these."""
     try:
         with safetensors.safe_open(path, "pt") as opened:
-            about = json.loads((opened.metadata() or {}).get(ABOUT, "{}"))
+            about = parse((opened.metadata() or {}).get(ABOUT, "{}"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, OSError, ValueError) as e:
         raise BadModel(f"{path} is no tuned lens, or cut off ({e}); train one: medlens lens train MODEL DATA --out FILE") from e
-    if about.get("format") != FORMAT:
-        raise BadModel(f"{path} is no tuned lens: its format is {about.get('format')!r}; expected {FORMAT!r}")
-    told = about["told"]
-    if about["fingerprint"] != fingerprint:
+    said = about if isinstance(about, dict) else {}
+    if said.get("format") != FORMAT:
+        raise BadModel(f"{path} is no tuned lens: its format is {said.get('format')!r}; expected {FORMAT!r}")
+    told = said.get("told")
+    if not isinstance(told, dict) or not isinstance(said.get("fingerprint"), str):
+        raise BadModel(f"{path} does not say which weights it was trained for; it is damaged: train it again")
+    if said["fingerprint"] != fingerprint:
         raise BadModel(
-            f"{path} was trained for other weights ({told.get('model', '?')}, {about['fingerprint']}) than {model.name}'s "
+            f"{path} was trained for other weights ({told.get('model', '?')}, {said['fingerprint']}) than {model.name}'s "
             f"({fingerprint}); a lens fits one model only: train one for this"
         )
     return TunedLens(model, *_maps(path, tensors, model), fingerprint, told)

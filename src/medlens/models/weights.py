@@ -195,7 +195,7 @@ def places_of(module: Any, files: dict[str, Path], key_mapping: dict[str, str] |
     renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
     converters = [c for c in conversions if not isinstance(c, WeightRenaming)]
     expected = module.state_dict()
-    lying = {name: place for file in set(files.values()) for name, place in _header(file).items()}
+    lying = {name: place for file in set(files.values()) for name, place in places_in(file).items()}
     found = {}
     for name in files:
         target, converted = rename_source_key(name, renamings, converters, module.base_model_prefix, expected)  # pyright: ignore
@@ -211,11 +211,11 @@ def places_of(module: Any, files: dict[str, Path], key_mapping: dict[str, str] |
 
 def size_of(files: dict[str, Path], dtype: torch.dtype) -> int:
     """Bytes in memory of all that is in the files, in that type."""
-    entries = sum(prod(place.shape) for file in set(files.values()) for place in _header(file).values())
+    entries = sum(prod(place.shape) for file in set(files.values()) for place in places_in(file).values())
     return entries * dtype.itemsize
 
 
-def _header(file: Path) -> dict[str, Place]:
+def places_in(file: Path) -> dict[str, Place]:
     """Every tensor of a safetensors file (its header: eight bytes of length, then JSON)."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")

@@ -1,0 +1,92 @@
+"""Run folders, finished and unfinished ones, in which somebody else has written."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from tools.fuzz import mutate
+from tools.fuzz.models import safetensors
+from tools.fuzz.target import Read, Target
+
+import medlens
+from medlens import store
+from medlens.comparison import compare
+from medlens.plan import Plan
+from medlens.report import render
+from medlens.unfinished import Unfinished, refuse_another
+
+
+def _study(place: Path) -> Path:
+    medlens.study("phantom", "phantom", Plan(limit=4, folds=2, lens_images=1), place / "run")
+    return place / "run"
+
+
+def _run(seed: Path, folder: Path, rng: random.Random) -> Read:
+    files = [f for f in sorted(seed.iterdir()) if f.suffix in (".parquet", ".json", ".safetensors")]
+    hit = seed / "manifest.json" if rng.random() < 0.3 else rng.choice(files)
+    for file in seed.iterdir():
+        if file != hit:
+            (folder / file.name).symlink_to(file)
+    (folder / hit.name).write_bytes(_changed(hit, rng))
+    what = (_tables, render, lambda run: compare([run.path, seed]))[rng.choice((0, 0, 0, 0, 1, 2))]
+    return lambda: what(medlens.open_run(folder))
+
+
+def _tables(run: medlens.Run) -> None:
+    repr(run)
+    for name in store.TABLES:
+        if (run.path / f"{name}.parquet").exists():
+            getattr(run, name)
+
+
+def _changed(file: Path, rng: random.Random) -> bytes:
+    data = file.read_bytes()
+    if file.suffix == ".json" and rng.random() < 0.8:
+        return mutate.as_text(mutate.some_json(json.loads(data), rng)).encode("utf-8", "surrogatepass")
+    if file.suffix == ".parquet" and rng.random() < 0.5:
+        return _frame(pl.read_parquet(file), rng)
+    if file.suffix == ".safetensors" and rng.random() < 0.5:
+        return safetensors(rng)
+    return mutate.some_bytes(data, rng)
+
+
+def _frame(frame: pl.DataFrame, rng: random.Random) -> bytes:
+    """A table that is whole, but another: without a column, with one of another type, empty, or with names that lead outward."""
+    column = rng.choice(frame.columns)
+    changes: tuple[Callable[[], pl.DataFrame], ...] = (
+        lambda: frame.drop(column), lambda: frame.clear(), lambda: frame.rename({column: "other"}),
+        lambda: frame.with_columns(pl.lit(rng.choice(mutate.TEXTS).encode("utf-8", "replace").decode()).alias(column)),
+        lambda: frame.with_columns(pl.lit(None).alias(column)), lambda: frame.with_columns(pl.lit(rng.choice((-1, 2**62))).alias(column)),
+    )  # fmt: skip
+    buffer = BytesIO()
+    rng.choice(changes)().write_parquet(buffer)
+    return buffer.getvalue()
+
+
+PROGRESS = {"state": 2, "found": {"rows": []}}
+ANSWER = {"text": "yes", "ids": [1, 2], "logprobs": [-0.1, -0.2], "ended": True}
+
+
+def _nothing(_: Path) -> None:
+    return None
+
+
+def _unfinished(_: Any, folder: Path, rng: random.Random) -> Read:
+    """What a killed study leaves, changed meanwhile."""
+    for name, told in (("identity.json", {"plan": "a"}), ("progress.json", PROGRESS), ("answers.jsonl", ANSWER)):
+        text = mutate.as_text(mutate.some_json(told, rng) if rng.random() < 0.6 else told).encode("utf-8", "surrogatepass")
+        (folder / name).write_bytes(mutate.some_bytes(text, rng) if rng.random() < 0.3 else text + b"\n")
+    work = Unfinished(folder, folder)
+    return rng.choice((lambda: refuse_another(folder, {"plan": "a"}), lambda: work.progress, work.answers))
+
+
+TARGETS = (
+    Target("run", 8, _study, _run),
+    Target("unfinished run", 5, _nothing, _unfinished),
+)
