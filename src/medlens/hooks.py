@@ -105,6 +105,21 @@ def changed_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iter
 
 
 @contextmanager
+def replaced_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let `module` work, and return `change(first argument)` in the place of what it returns (of a tuple, of its first part)."""
+
+    def instead(_module: nn.Module, inputs: Any, output: Any) -> Any:
+        new = change(inputs[0])
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    handle = module.register_forward_hook(instead)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def calls_of(module: nn.Module) -> Iterator[list[Call]]:
     """Collect what `module` is called with."""
     collected: list[Call] = []
