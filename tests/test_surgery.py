@@ -48,22 +48,23 @@ def shorter(model, gone):
 
 
 def spoken(model, sample):
-    """By transformers' own generation, and by ours: the ids, two at least, so that there is a cache to go wrong."""
+    """By transformers' own generation, and by ours: the ids."""
     own, ours = answer(model, sample, max_new_tokens=4), answer_together(model, [prepare(model, sample)], 4)[0]
-    assert len(own.ids) > 1
     assert own.ids == ours.ids
     return own.ids
 
 
 @pytest.mark.parametrize("gone", [[3], [0, 5]])
 def test_dropped_is_a_model_without_the_blocks(phantom, asked, gone):
-    other, before = shorter(phantom, gone), hooks_on(phantom.module)
+    other, before, lengths = shorter(phantom, gone), hooks_on(phantom.module), []
     for sample in asked[:3]:
         with blocks_dropped(phantom, gone):
             logits, said = medlens.forward(phantom, sample).logits, spoken(phantom, sample)
         assert torch.allclose(logits, medlens.forward(other, sample).logits, atol=1e-5)
         assert said == spoken(other, sample)
+        lengths.append(len(said))
         assert not torch.allclose(logits, medlens.forward(phantom, sample).logits, atol=1e-2)
+    assert max(lengths) > 1  # a second token comes from the cache, which could have gone wrong
     assert hooks_on(phantom.module) == before
 
 
