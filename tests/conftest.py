@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import medlens
+from medlens.report import charts
 
 torch.set_num_threads(1)  # on models this small, two threads are slower than one
 
@@ -16,6 +17,29 @@ torch.set_num_threads(1)  # on models this small, two threads are slower than on
 def phantom():
     """The shipped model. Tests must leave it as they found it."""
     return medlens.load("phantom")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _charts(request):
+    """Charts take half the time of a small study, and most tests never look at one: those that do say `CHARTS = True`."""
+    if getattr(request.module, "CHARTS", False):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "vl_convert", Blank)
+        yield
+
+
+class Blank:
+    """In the place of what draws charts."""
+
+    @staticmethod
+    def vegalite_to_svg(chart):
+        return '<svg viewBox="0 0 1 1" width="1" height="1"></svg>'
+
+    @staticmethod
+    def svg_to_png(svg, scale=1):
+        return b"no picture"
 
 
 @pytest.fixture(scope="session")

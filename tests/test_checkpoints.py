@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import medlens
-from medlens.errors import BadInput, BadModel
+from medlens.errors import BadInput, BadModel, MedlensWarning
 from medlens.models.phantom import WEIGHTS
 
 SEED = Path(__file__).parent / "golden" / "llava_med" / "seed0"
@@ -154,6 +154,12 @@ def test_a_tower_that_is_not_here(folder, capfd, monkeypatch):
     """The one that config.json names; and no network is asked for it."""
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
     refused(folder, "the vision tower openai/clip.* cannot be read here .*--vision-tower", capfd, vision_tower="external")
+
+
+def test_where_the_tower_is_not_here_the_one_inside_is_taken_and_it_is_said(folder, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
+    with pytest.warns(MedlensWarning, match="openai/clip.* is not here: the checkpoint's own is taken"):
+        assert medlens.load(folder).origin["vision_tower"]["used"] == "checkpoint"
 
 
 def test_a_tower_without_weights(folder, capfd):

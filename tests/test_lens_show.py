@@ -18,6 +18,8 @@ from medlens.phantom.scanner import LESIONS, MODALITIES
 from medlens.stats.intervals import jackknife
 from medlens.types import Value
 
+CHARTS = True
+
 
 @pytest.fixture(scope="module")
 def sample():

@@ -15,7 +15,7 @@ from medlens.phantom.train import RECIPES, Recipe, blank_model, train
 
 SHIPPED = sorted(set(FOLDERS.values()))
 REACHED = {"presence": 0.98, "type": 0.97, "place": 0.98, "side": 0.98, "modality": 0.99}  # the others: 0.95
-N, SEED = 4_000, 31_000
+N, SEED = 2_000, 31_000
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from medlens.walk.cases import cases
 from medlens.walk.forward import forward, prepare
 from medlens.walk.tower import before_the_decoder
 
+CHARTS = True
+
 QUICK = Plan(neighbour_rows=64, thorough=False)  # of the geometry, which these tests do not look at
 GOLDEN = Path(__file__).parent / "golden" / "llava_med" / "seed0"
 

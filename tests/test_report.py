@@ -19,6 +19,8 @@ from medlens.report.plateau import NONE, OPEN, PLATEAU, Scale, plateau
 from medlens.report.readings import BEHIND, READINGS, SCALES
 from medlens.report.subgroups import fields_of
 
+CHARTS = True
+
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \"' {{ 7*7 }}"
 
 

@@ -20,6 +20,7 @@ from medlens.types import Value
 from medlens.walk.layout import partners
 
 IMAGES, K, SETS = 50, 10, 200
+WALKED = 100  # sets that pass through the phantom's tower, which takes most of the time
 
 
 def generator(seed=0):
@@ -340,7 +341,7 @@ def test_the_short_walk_is_the_walk(phantom):
 @pytest.mark.slow
 def test_intervals_cover_on_the_phantom(phantom):
     image, found = torch.arange(IMAGES).repeat_interleave(CELLS), {}
-    for k in range(SETS):
+    for k in range(WALKED):
         x, y = passing(phantom, [draw(np.random.default_rng([20261123, k, i])) for i in range(IMAGES)])
         for name, estimate in Folded(x.flatten(0, 1), y.flatten(0, 1), image, image % K).estimates().items():
             found.setdefault(name, []).append(estimate)

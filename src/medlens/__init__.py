@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from medlens._answers import answer_all as answer_all
     from medlens._doctor import doctor as doctor
     from medlens._edit import edit as edit
+    from medlens._explain import Explanation as Explanation
+    from medlens._explain import explain as explain
+    from medlens._explain.benchmark import benchmark_maps as benchmark_maps
     from medlens._forecast import Forecast as Forecast
     from medlens._lens import lens as lens
     from medlens._merge import merge as merge
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from medlens._neighbours import neighbours as neighbours
     from medlens._neurons import neurons as neurons
     from medlens._probe import probe as probe
+    from medlens._reliance import reliance as reliance
     from medlens._study import forecast as forecast
     from medlens._study import study as study
     from medlens._tune import load_lens as load_lens
@@ -69,12 +73,15 @@ _HOMES = {
     "medlens._answers": ("Answers", "answer_all"),
     "medlens._doctor": ("doctor",),
     "medlens._edit": ("edit",),
+    "medlens._explain": ("Explanation", "explain"),
+    "medlens._explain.benchmark": ("benchmark_maps",),
     "medlens._forecast": ("Forecast",),
     "medlens._lens": ("lens",),
     "medlens._merge": ("merge", "study_shard"),
     "medlens._neighbours": ("Neighbours", "neighbours"),
     "medlens._neurons": ("neurons",),
     "medlens._probe": ("probe",),
+    "medlens._reliance": ("reliance",),
     "medlens._study": ("forecast", "study"),
     "medlens._tune": ("load_lens", "train_lens"),
     "medlens._units": ("occurrence_of_units",),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from medlens import _record
 from medlens._forecast import Forecast
@@ -63,6 +63,19 @@ class Prepared:
     @property
     def key(self) -> str:
         return _hash(self.identity)
+
+    def manifest(self, identity: dict[str, str], seconds: dict[str, float], peak: int) -> dict[str, Any]:
+        """What the manifest of a run says whatever the job was. peak: of memory, in bytes."""
+        return {
+            "key": self.key,
+            "identity": identity,
+            **_record.describe_machine(),
+            "peak_memory": peak,
+            "plan": _record.public_plan(self.plan),
+            "model": _record.describe_model(self.model, self.identity["weights"]),
+            "data": _record.describe_data(self.data_name, self.intake, self.unread),
+            "seconds": seconds,
+        }
 
 
 def prepare(

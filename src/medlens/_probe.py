@@ -72,7 +72,7 @@ def probe(
                 store.write_table(folder, "claims", [])
                 told = {"probe": {"tags": list(targets.of_sample), "controls": controls, **tower}}
                 seconds = {"walking": round(time.monotonic() - began, 2)}
-                store.write_manifest(folder, _manifest(prepared, identity, seconds, meter.peak) | told)
+                store.write_manifest(folder, prepared.manifest(identity, seconds, meter.peak) | told)
                 write_probes(folder)
     return store.open_run(out)
 
@@ -147,16 +147,3 @@ def _geometry(tower: Tower, depth: int, layout: Layout, plan: Plan, findings: Fi
     for mine, theirs in ((findings.rows, found.rows), (findings.left_out, found.left_out)):
         raw = [one for one in theirs if one.tokens == "image" and not one.variant.startswith("normed")]
         mine += [one._replace(tokens="tower") for one in raw]  # pyright: ignore[reportArgumentType]
-
-
-def _manifest(prepared: Prepared, identity: dict[str, str], seconds: dict[str, float], peak: int) -> dict[str, Any]:
-    return {
-        "key": prepared.key,
-        "identity": identity,
-        **_record.describe_machine(),
-        "peak_memory": peak,
-        "plan": _record.public_plan(prepared.plan),
-        "model": _record.describe_model(prepared.model, prepared.identity["weights"]),
-        "data": _record.describe_data(prepared.data_name, prepared.intake, prepared.unread),
-        "seconds": seconds,
-    }

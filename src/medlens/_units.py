@@ -188,4 +188,4 @@ class _Said:
 
 def _patients(prompts: Sequence[Prompt]) -> list[str]:
     """What is left out together, of each image: its patient's images, where the data name them."""
-    return [prompt.image if (p := prompt.sample.patient_id) is None else f"patient {p}" for prompt in prompts]
+    return [prompt.unit for prompt in prompts]

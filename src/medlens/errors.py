@@ -35,5 +35,9 @@ class CannotWrite(MedlensError):
     """A file that could not be written (full disk, read-only folder). What was begun has been removed."""
 
 
+class MedlensWarning(UserWarning):
+    """What was decided in the user's place, and can be decided otherwise. On the command line: one line on stderr."""
+
+
 class WorkerLost(MedlensError):
     """A process or machine that shared the work died more often than it is worth trying again, or could not be reached."""

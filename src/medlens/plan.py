@@ -63,7 +63,7 @@ class Plan:
     thorough: bool | None = None
     claims: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
-    vision_tower: str = "external"
+    vision_tower: str = "auto"
     adapter: str | None = None
     device: str = "cpu"
     dtype: str = "float32"

@@ -13,202 +13,63 @@ from typing import Any
 import polars as pl
 
 from medlens.errors import BadRun, CannotWrite
+from medlens.tables import TABLES as TABLES
 
 STATES = "states.safetensors"  # a few rows of every state
 FORMAT = 1  # of the folder's layout; a reader refuses another
 
-# The columns, by contract: people's scripts call these names.
-TABLES: dict[str, dict[str, Any]] = {
-    "rows": {
-        "protocol": pl.String,  # "sound", or "published" for the study's own choices
-        "measure": pl.String,
-        "layer": pl.Int32,  # of a state measure: the state 0..L; of a pair measure: the block 0..L-1
-        "tokens": pl.String,  # image, text, template, answer, all
-        "group": pl.String,  # subgroup of samples; "all"
-        "variant": pl.String,  # "raw"; "normed": state L after the final norm
-        "value": pl.Float64,  # NaN where undefined, and `note` says why
-        "low": pl.Float64,  # interval; null where none was computed
-        "high": pl.Float64,
-        "n": pl.Int64,  # rows of hidden states it stands on
-        "note": pl.String,
-    },
-    "left_out": {  # the same without one fold of whole images, where there is an interval
-        "protocol": pl.String,
-        "measure": pl.String,
-        "layer": pl.Int32,
-        "tokens": pl.String,
-        "group": pl.String,
-        "variant": pl.String,
-        "fold": pl.Int32,
-        "value": pl.Float64,
-    },
-    "massive": {  # activations above 100 and above 1000 times the median of their sample's state
-        "layer": pl.Int32,  # the state
-        "sample": pl.String,
-        "position": pl.Int32,  # of the token in the prompt
-        "token": pl.String,
-        "tokens": pl.String,  # its group
-        "column": pl.Int32,
-        "value": pl.Float64,
-    },
-    "lens": {  # the words of every token of a few images' first questions, at every state: the logit lens
-        "sample": pl.String,
-        "image": pl.String,
-        "layer": pl.Int32,  # the state
-        "variant": pl.String,  # "raw": the lens itself puts the final norm on every state, the last one too
-        "position": pl.Int32,  # of the token in the prompt
-        "token": pl.String,  # its text; empty for places of the image
-        "tokens": pl.String,  # its group
-        "patch": pl.Int32,  # index in the image's grid, row by row; null for others
-        "words": pl.List(pl.String),  # likeliest first, as the tokenizer writes them, with its mark for a space
-        "p": pl.List(pl.Float64),  # their probabilities
-        "entropy": pl.Float64,  # of the whole distribution, in nats
-    },
-    "lens_words": {  # the ten words that stand first most often in these, at the image's tokens of each state
-        "layer": pl.Int32,
-        "word": pl.String,  # as above
-        "kinds": pl.String,  # of medical word, separated by ", "; empty for others: see `medlens.medical`
-        "count": pl.Float64,  # of tokens in an image, on average
-        "low": pl.Float64,  # interval, by leaving out whole images (patients); null below two
-        "high": pl.Float64,
-        "expected": pl.Float64,  # the same count, if words were drawn at random from the vocabulary
-        "ratio": pl.Float64,  # variance between images, over that of shuffled images; NaN where none varies
-        "p": pl.Float64,  # how likely shuffled images vary as much
-        "images": pl.Int64,
-        "note": pl.String,
-    },
-    "decisions": {  # what the token before the answer would say at every state of the answer's first word
-        "sample": pl.String,
-        "layer": pl.Int32,
-        "variant": pl.String,
-        "word": pl.String,  # first token of the answer, as above
-        "p": pl.Float64,
-        "rank": pl.Int64,  # 1: the likeliest of all words
-        "log_odds": pl.Float64,  # log p - log(1 - p)
-        "kl": pl.Float64,  # KL(last state || this one), in nats
-    },
-    "occurrence": {  # words that the strongest units of an image's tokens write (protocol published alone)
-        "protocol": pl.String,  # "published", "sound"; "null: all units, published": how many of all units write the word
-        "layer": pl.Int32,  # the block
-        "image": pl.String,  # null in a null
-        "word": pl.String,  # with its space mark
-        "count": pl.Int64,
-    },
-    "unit_words": {  # the ten most frequent of these in each block
-        "protocol": pl.String,
-        "layer": pl.Int32,
-        "word": pl.String,
-        "count": pl.Float64,  # in an image, on average
-        "low": pl.Float64,  # interval, by leaving out whole images (patients); null below two
-        "high": pl.Float64,
-        "expected": pl.Float64,  # the same count, if units were drawn at random from all of the block
-        "ratio": pl.Float64,  # variance between images, over that of shuffled images; NaN where none varies
-        "p": pl.Float64,  # how likely shuffled images vary as much
-        "images": pl.Int64,
-        "note": pl.String,
-    },
-    "neurons": {  # units ranked by what a word would lose without them, best first
-        "concept": pl.String,
-        "rank": pl.Int32,  # by `score`
-        "layer": pl.Int32,  # the block
-        "unit": pl.Int32,
-        "score": pl.Float64,  # gradient x activation, over all tokens, for the word's log-odds; mean where it is true
-        "score_low": pl.Float64,
-        "score_high": pl.Float64,
-        "contrast": pl.Float64,  # that, less the mean where it is false
-        "contrast_low": pl.Float64,
-        "contrast_high": pl.Float64,
-        "test_score": pl.Float64,  # the same on the other half of the images
-        "test_score_low": pl.Float64,
-        "test_score_high": pl.Float64,
-        "test_contrast": pl.Float64,
-        "test_contrast_low": pl.Float64,
-        "test_contrast_high": pl.Float64,
-        "image": pl.Float64,  # the part of `score` that comes from image tokens
-        "direct": pl.Float64,  # activation x (what it writes . the word's row of the head), where the word is predicted
-    },
-    "effects": {  # of changing units, on test images
-        "concept": pl.String,
-        "of": pl.String,  # top (1 % of all units), dose (another share), unit (one), others (top, on images of other words)
-        "unit": pl.String,  # "12.431", of a single one
-        "units": pl.Int32,
-        "change": pl.String,  # zero, mean, resample, double, put in
-        "word": pl.String,  # whose log-odds
-        "true": pl.Boolean,  # on images of which that word is true, or false
-        "before": pl.Float64,  # its mean log-odds before
-        "value": pl.Float64,  # how they change, with its interval
-        "low": pl.Float64,
-        "high": pl.Float64,
-        "said_before": pl.Float64,  # share of samples to which the word is the likeliest answer
-        "said_after": pl.Float64,
-        "images": pl.Int32,
-        "random": pl.Float64,  # the same for as many units of the same layers, drawn at random: mean
-        "random_most": pl.Float64,  # and the one draw that does most
-        "draws": pl.Int32,
-        "p": pl.Float64,  # how likely random units do as much
-        "beyond": pl.Float64,  # what the units do beyond that draw, in the expected direction, and the interval's lower end
-        "beyond_low": pl.Float64,
-        "note": pl.String,
-    },
-    "cards": {  # single units, looked at
-        "concept": pl.String,
-        "layer": pl.Int32,
-        "unit": pl.Int32,
-        "verdict": pl.String,  # multimodal, visual only, textual only, neither image nor text, not causal
-        "raises": pl.List(pl.String),  # the words that it writes, most first
-        "lowers": pl.List(pl.String),
-        "iou": pl.Float64,  # of its masks with the word's regions, on test images
-        "iou_best": pl.Float64,  # what cells can reach
-        "iou_ratio": pl.Float64,
-        "iou_low": pl.Float64,
-        "iou_high": pl.Float64,
-        "iou_random": pl.Float64,  # ratio of units of the same layer drawn at random: their mean
-        "quantile": pl.Float64,  # above which patches are in the mask
-        "text": pl.Float64,  # activation at the word in texts without image, and the mean at other words
-        "text_others": pl.Float64,
-        "text_p": pl.Float64,
-        "domains": pl.List(pl.String),
-        "active": pl.List(pl.Float64),  # of each domain, the share of image tokens at which its gate is open
-        "entropy": pl.Float64,  # of these, in nats
-        "images": pl.List(pl.String),  # of the test half, where it is most active
-        "patches": pl.List(pl.Int32),  # and the patch of each
-        "pictures": pl.List(pl.String),  # relative to the run
-        "note": pl.String,
-    },
-    "claims": {  # verdicts, one a line: see `medlens.claims`
-        "claim": pl.String,  # empty where this run does not measure what the sentence speaks of
-        "sentence": pl.String,  # of the published study; empty for the user's own
-        "verdict": pl.String,  # supported, not supported, cannot be said
-        "value": pl.Float64,  # the figure that says so, and its interval; null where there is none
-        "low": pl.Float64,
-        "high": pl.Float64,
-        "layers": pl.Int64,  # how many were looked at
-        "note": pl.String,
-    },
-    "samples": {
-        "sample": pl.String,
-        "image": pl.String,
-        "patient": pl.String,
-        "question": pl.String,
-        "question_type": pl.String,
-        "answer": pl.String,  # the true one, where the data know it
-        "tags": pl.String,  # JSON
-        "file": pl.String,  # name of its image file, without the folder
-        "picture": pl.String,  # downsized, relative to the run
-    },
-    "answers": {
-        "sample": pl.String,
-        "answer": pl.String,  # the model's
-        "logprob": pl.Float64,  # sum over its tokens, natural logarithm; null where it was given, not generated
-        "tokens": pl.Int64,
-        "ended": pl.Boolean,  # False: cut off at the cap; null where it was given
-        "correct": pl.Boolean,  # equals the true one but for case and outer spaces; null where none is known, or it was given
-    },
-}
+
+def _table(name: str, words: str) -> cached_property[pl.DataFrame]:
+    """A table of a run, read when it is first asked for."""
+
+    def read(run: Run) -> pl.DataFrame:
+        try:
+            return pl.read_parquet(run.path / f"{name}.parquet")
+        except (OSError, pl.exceptions.PolarsError) as e:
+            raise BadRun(f"{run.path}/{name}.parquet is missing or damaged") from e
+
+    read.__doc__ = words
+    return cached_property(read)
 
 
 class Run:
     """A finished study. Tables are polars frames (`.to_pandas()` if you prefer): `rows`, `samples`, `answers`; see `TABLES`."""
+
+    rows = _table("rows", "One measured value a row.")
+    left_out = _table("left_out", "Rows once more without each fold of whole images: what their intervals stand on.")
+    massive = _table("massive", "Massive activations, one a row.")
+    lens = _table("lens", "The words of every token of a few samples, at every state.")
+    lens_words = _table(
+        "lens_words", "The words that stand first most often at the image's tokens of each state, with intervals and nulls."
+    )
+    decisions = _table("decisions", "How likely the answer's first word is at every state, for each sample.")
+    occurrence = _table("occurrence", "Words that the strongest units of an image's tokens write, one a row.")
+    unit_words = _table("unit_words", "The most frequent of these over all images, with intervals and nulls.")
+    neurons = _table("neurons", "Units ranked for words, one a row.")
+    effects = _table("effects", "What changing units does, one change a row.")
+    cards = _table("cards", "Single units, looked at.")
+    checks = _table("checks", "The report cards of maps.")
+    leaderboard = _table("leaderboard", "Methods of attribution by how well they lie on what is there.")
+    layers = _table("layers", "The same of methods that are read at a block, at every block.")
+    maps = _table("maps", "What each image token says for what was explained, and where it lies.")
+    trust = _table("trust", "The maps, one a row, with the verdict of their report cards.")
+    looks = _table("looks", "Where each token of a few samples looks, block by block.")
+    fires = _table("fires", "Which units write most at each token of a few samples.")
+    unit_writes = _table("unit_writes", "The words that these units raise and lower.")
+    flow = _table("flow", "What blocked attention costs, one path and window a row.")
+    reliance = _table("reliance", "What swapping its image did to each answer, one swap a row.")
+    gates = _table("gates", "Whether each answer rests on its image.")
+    reliance_by = _table("reliance_by", "Both, by question type, organ, modality.")
+    changes = _table("changes", "What became of each answer when image or words were changed.")
+    consistency = _table("consistency", "Share of answers that contradict themselves, by kind of change and question type.")
+    calibration = _table("calibration", "How sure the model is, held against how often it is right.")
+    confidence = _table("confidence", "What abstaining buys: accuracy at each coverage.")
+    importance = _table("importance", "How much each block does, by several rules.")
+    shortcuts = _table("shortcuts", "Whether answers follow what is written on the image, by type of question.")
+    heads = _table("heads", "Attention heads, patched, one a row.")
+    claims = _table("claims", "Verdicts on claims, one a line.")
+    samples = _table("samples", "What was asked.")
+    answers = _table("answers", "What was answered.")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -230,86 +91,10 @@ class Run:
             raise BadRun(f"{self.path} is a run of format {got}; this medlens reads format {FORMAT}: repeat the study")
         return manifest
 
-    @cached_property
-    def rows(self) -> pl.DataFrame:
-        """One measured value a row."""
-        return self._table("rows")
-
-    @cached_property
-    def left_out(self) -> pl.DataFrame:
-        """Rows once more without each fold of whole images: what their intervals stand on."""
-        return self._table("left_out")
-
-    @cached_property
-    def massive(self) -> pl.DataFrame:
-        """Massive activations, one a row."""
-        return self._table("massive")
-
-    @cached_property
-    def lens(self) -> pl.DataFrame:
-        """The words of every token of a few samples, at every state."""
-        return self._table("lens")
-
-    @cached_property
-    def lens_words(self) -> pl.DataFrame:
-        """The words that stand first most often at the image's tokens of each state, with intervals and nulls."""
-        return self._table("lens_words")
-
-    @cached_property
-    def decisions(self) -> pl.DataFrame:
-        """How likely the answer's first word is at every state, for each sample."""
-        return self._table("decisions")
-
-    @cached_property
-    def occurrence(self) -> pl.DataFrame:
-        """Words that the strongest units of an image's tokens write, one a row."""
-        return self._table("occurrence")
-
-    @cached_property
-    def unit_words(self) -> pl.DataFrame:
-        """The most frequent of these over all images, with intervals and nulls."""
-        return self._table("unit_words")
-
-    @cached_property
-    def neurons(self) -> pl.DataFrame:
-        """Units ranked for words, one a row."""
-        return self._table("neurons")
-
-    @cached_property
-    def effects(self) -> pl.DataFrame:
-        """What changing units does, one change a row."""
-        return self._table("effects")
-
-    @cached_property
-    def cards(self) -> pl.DataFrame:
-        """Single units, looked at."""
-        return self._table("cards")
-
-    @cached_property
-    def claims(self) -> pl.DataFrame:
-        """Verdicts on claims, one a line."""
-        return self._table("claims")
-
-    @cached_property
-    def samples(self) -> pl.DataFrame:
-        """What was asked."""
-        return self._table("samples")
-
-    @cached_property
-    def answers(self) -> pl.DataFrame:
-        """What was answered."""
-        return self._table("answers")
-
     @property
     def report(self) -> Path:
         """The report: one HTML file that needs nothing else."""
         return self.path / "report.html"
-
-    def _table(self, name: str) -> pl.DataFrame:
-        try:
-            return pl.read_parquet(self.path / f"{name}.parquet")
-        except (OSError, pl.exceptions.PolarsError) as e:
-            raise BadRun(f"{self.path}/{name}.parquet is missing or damaged") from e
 
 
 def open_run(path: str | Path) -> Run:

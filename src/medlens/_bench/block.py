@@ -54,7 +54,7 @@ def measured(tokens: int, sequences: int) -> Callable[[], dict[str, float]]:
 
 def _block(tokens: int) -> tuple[torch.nn.Module, dict[str, object]]:
     """The block, and what its model would call it with."""
-    from transformers import MistralConfig
+    from transformers.models.mistral.configuration_mistral import MistralConfig
     from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralRotaryEmbedding
 
     config = MistralConfig(

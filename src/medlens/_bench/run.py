@@ -23,6 +23,7 @@ SECTIONS = {  # name -> the file it is in, and what it shows
     "tokens": "time and memory by tokens",
     "block": "one block of the 7B model",
     "back": "the way back to the middle",
+    "knockout": "attention knockout in a window of blocks",
     "small": "help, and packing on the phantom",
 }
 

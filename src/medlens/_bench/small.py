@@ -8,17 +8,24 @@ from collections.abc import Callable
 
 import medlens
 from medlens._bench.turns import Job, Table, Turns, faster
+from medlens.saliency.asked import Asked
+from medlens.saliency.blank import entered
+from medlens.saliency.occlusion import occlusion
+from medlens.walk.batch import onward, valued
 from medlens.walk.cases import cases
 from medlens.walk.forward import prepare, walk
+from medlens.walk.target import next_word
 
-QUESTIONS = 100
+QUESTIONS, OCCLUSIONS = 100, 5
 FIVE = ("presence", "type", "place", "side", "modality")  # asked of every slice with at most one lesion
 
 
 def section(turns: Turns) -> str:
-    said, packed, single = turns(*(Job("small", name) for name in ("say_help", "walk_packed", "walk_one_by_one")))
+    names = ("say_help", "walk_packed", "walk_one_by_one", "occlude_shared", "occlude_one_by_one")
+    said, packed, single, shared, alone = turns(*(Job("small", name) for name in names))
     table = Table(turns, "times faster", "job", "packed", "one by one")
     table.add(faster(packed, single), f"walk of {QUESTIONS} questions on some 20 images, phantom", packed, single)
+    table.add(faster(shared, alone), "occlusion of each of 64 image tokens, five times, phantom", shared, alone)
     return f"## Small jobs\n\n`medlens --help` takes {said.why or format(said.seconds, '.2f') + ' s'}.\n\n{table}"
 
 
@@ -33,6 +40,33 @@ def walk_packed() -> Callable[[], object]:
 
 def walk_one_by_one() -> Callable[[], object]:
     return _walk(one_by_one=True)
+
+
+def occlude_shared() -> Callable[[], object]:
+    model, asked = _asked()
+    return lambda: [occlusion(model, asked) for _ in range(OCCLUSIONS)]
+
+
+def occlude_one_by_one() -> Callable[[], object]:
+    model, asked = _asked()
+    target = asked.target
+
+    def run() -> None:
+        for _ in range(OCCLUSIONS):
+            way = entered(model, asked)
+            for place in asked.image:
+                state = way.own.clone()
+                state[place] = way.blank[place]
+                valued(model, onward(model, way.steps, state[None])[-1], target.behind, target.of)
+
+    return run
+
+
+def _asked() -> tuple[medlens.Model, Asked]:
+    model = medlens.load("phantom")
+    prompt = prepare(model, medlens.phantom.samples(1, questions="type")[0])
+    case = cases(model, [prompt])[0]
+    return model, Asked(case, next_word(case, 10))
 
 
 def _walk(one_by_one: bool) -> Callable[[], object]:

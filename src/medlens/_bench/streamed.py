@@ -81,7 +81,7 @@ def walked(folder: str, cache: str) -> Callable[[], object]:
 
 
 def accelerate_disk(folder: str, cache: str) -> Callable[[], object]:
-    from transformers import LlavaForConditionalGeneration
+    from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 
     place = Path(folder)
     batches = [load_file(path) for path in sorted(place.glob(f"*.{INPUTS}"))]

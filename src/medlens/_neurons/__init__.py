@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 
 from medlens import _record, store
+from medlens._gate import gates, stamp
 from medlens._neurons.cards import Reader, card
 from medlens._neurons.concepts import HALVES, Concept, concepts_of, places_of
 from medlens._neurons.effects import FEW, MAIN, Effects, dose
 from medlens._neurons.find import Found, find
+from medlens._neurons.heads import CHEAP, Heads
 from medlens._neurons.heard import Texts
 from medlens._neurons.pictures import masked
 from medlens._neurons.prove import Bench
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
 from medlens.budget import Meter
-from medlens.errors import BadInput
+from medlens.errors import BadInput, BadModel
 from medlens.findings import Findings
 from medlens.models import Model
 from medlens.plan import Plan
@@ -30,10 +32,12 @@ from medlens.report.neurons import write_neurons
 from medlens.types import Sample
 from medlens.unfinished import explained, unfinished
 from medlens.walk.cases import Prompt, cases
+from medlens.walk.heads import heads_of
 from medlens.walk.units import Names, check_names
 
 CARDS, DRAWS = 5, 100
 OTHER = "other"  # domain of images of which none of the words is true
+GATED = 12  # samples of a word (and as many of others) that are tried on other images
 PHANTOM_SAMPLES = 2_400  # of all kinds of question: on some 400 slices
 
 
@@ -48,6 +52,7 @@ def neurons(
     cards: int = CARDS,
     draws: int = DRAWS,
     names: tuple[str, str] = Names(),
+    heads: bool | None = None,
     watcher: Watcher | None = None,
 ) -> store.Run:
     """Find the units of the MLPs that make a model say a word of an image, prove that they matter, and read them; write a run.
@@ -56,9 +61,10 @@ def neurons(
     lesion), each of whose values that is one word of the vocabulary is a concept; with both, `concept` is the one value. Images
     (patients, where the data name them) are divided into halves: units are ranked on discovery images, and everything else is
     measured on test images. cards: of each word so many units are looked at one by one. draws: of layer-matched random units that
-    the top 1 % are compared with. names: of gate and down projection in a block. plan: limit, seed, and how the model is loaded.
+    the top 1 % are compared with. names: of gate and down projection in a block. heads: whether attention heads are looked
+    at too, one by one; by default where there are few (256). plan: limit, seed, and how the model is loaded.
 
-    The run has the tables `neurons`, `effects` and `cards`, and a page, report.html.
+    The run has the tables `neurons`, `effects`, `cards` and `heads`, and a page, report.html.
     Raises a MedlensError: see `study`, and BadInput for a word that no one token says and too few images of which it is true or
     false; BadModel for blocks without such parts.
     """
@@ -74,13 +80,14 @@ def neurons(
         if not shown:
             raise BadInput(f"units are looked for in what is seen; none of {len(prepared.prompts)} samples has an image")
         concepts, left = concepts_of(prepared.model, shown, concept, by)
-        asked = json.dumps([concept, by, cards, draws, list(names)])
+        patching = _patching(prepared.model, heads)
+        asked = json.dumps([concept, by, cards, draws, list(names), patching])
         identity = prepared.identity | {"neurons": hashlib.sha256(asked.encode()).hexdigest()[:16]}
         if (done := store.finished(out, identity)) is not None:
             return done
         began = time.monotonic()
         with unfinished(out, identity) as work:
-            job = _Job(prepared, concepts, Names(*names), cards, draws, work.scratch, watcher)
+            job = _Job(prepared, concepts, Names(*names), cards, draws, patching, work.scratch, watcher)
             job.run()
             with work.becoming(out) as folder:
                 job.write(folder)
@@ -90,9 +97,10 @@ def neurons(
                     "left": left,
                     "cards": cards,
                     "draws": draws,
+                    "heads": patching,
                 } | job.told
                 seconds = {"walking": round(time.monotonic() - began, 2)}
-                store.write_manifest(folder, _manifest(prepared, identity, seconds, meter.peak) | {"neurons": told})
+                store.write_manifest(folder, prepared.manifest(identity, seconds, meter.peak) | {"neurons": told})
                 write_neurons(folder)
     return store.open_run(out)
 
@@ -101,16 +109,17 @@ class _Job:
     """Finds, proves and reads; then writes what came of it."""
 
     def __init__(
-        self, prepared: Prepared, concepts: list[Concept], names: Names, cards: int, draws: int, scratch: Path, watcher: Watcher
-    ) -> None:
+        self, prepared: Prepared, concepts: list[Concept], names: Names, cards: int, draws: int, patching: bool,
+        scratch: Path, watcher: Watcher,
+    ) -> None:  # fmt: skip
         self.prepared, self.concepts, self.names, self.cards, self.draws = prepared, concepts, names, cards, draws
-        self.scratch, self.watcher, self.seed = scratch, watcher, prepared.plan.seed
-        self.tables: dict[str, list[dict[str, Any]]] = {"neurons": [], "effects": [], "cards": []}
+        self.patching, self.scratch, self.watcher, self.seed = patching, scratch, watcher, prepared.plan.seed
+        self.tables: dict[str, list[dict[str, Any]]] = {"neurons": [], "effects": [], "cards": [], "heads": []}
         self.pictures: dict[str, bytes] = {}
         self.prompts = [p for p in prepared.prompts if any(p.sample.id in c.true for c in concepts)]
         self.places = places_of(self.prompts, concepts, self.seed)
         tested = {s for of in self.places.values() for s, place in of.items() if place.half == "test"}
-        self.told: dict[str, Any] = {"known": {}, "test": [p.sample.id for p in self.prompts if p.sample.id in tested]}
+        self.told: dict[str, Any] = {"known": {}, "gate": {}, "test": [p.sample.id for p in self.prompts if p.sample.id in tested]}
 
     def run(self) -> None:
         model, concepts, watcher = self.prepared.model, self.concepts, self.watcher
@@ -124,6 +133,8 @@ class _Job:
         texts = Texts(model, [c.word for c in concepts], questions, self.names, self.seed)
         for concept in concepts:
             self._one(concept, found, bench, reader, texts)
+        if self.patching:
+            self._heads(bench)
 
     def _one(self, concept: Concept, found: Found, bench: Bench, reader: Reader, texts: Texts) -> None:
         watcher = self.watcher
@@ -143,8 +154,34 @@ class _Job:
             self.tables["cards"].append(made | {"pictures": names})
             self.pictures |= {n: masked(self.prepared.model, *of) for n, of in zip(names, masks[unit], strict=True)}
         self.told["known"][concept.word] = [known.low, known.high]
+        self.told["gate"][concept.word] = self._gate(concept)
         self.tables["neurons"] += found.rows[concept.word]
         self.tables["effects"] += effects.rows
+
+    def _gate(self, concept: Concept) -> dict[str, Any]:
+        """Whether the word rests on the image as an answer, of some test samples of which it is true (those of which it is false
+        lend their images)."""
+        places = self.places[concept.id]
+        halves = {
+            true: [p for p in self.prompts if concept.true.get(p.sample.id) == true and places[p.sample.id].half == "test"][:GATED]
+            for true in (True, False)
+        }
+        chosen = [*halves[True], *halves[False]]
+        found = gates(self.prepared.model, chosen, answers=[concept.word] * len(chosen), seed=self.seed)[: len(halves[True])]
+        return {"answers": len(found), "gated": sum(not gate.rests for gate in found), "words": stamp(found)}
+
+    def _heads(self, test: Bench) -> None:
+        model, concepts, watcher = self.prepared.model, self.concepts, self.watcher
+        watcher.begin("reading attention", len(test.prompts) * model.depth + 1)
+        discovery = Bench(
+            model, self.prompts, concepts, self.places, self.names, self.scratch, self.seed, watcher.tick, "discovery"
+        )  # fmt: skip
+        heads = Heads(model, discovery, test, self.draws, self.seed, watcher.tick)
+        for concept in concepts:
+            watcher.begin(f"patching heads for {concept.word}", heads.cost(concept))
+            rows, effects = heads.of(concept)
+            self.tables["heads"] += rows
+            self.tables["effects"] += effects
 
     def _reader(self, found: Found) -> Reader:
         first: dict[str, dict[str, Prompt]] = {half: {} for half in HALVES}
@@ -182,20 +219,18 @@ def _check(plan: Plan, cards: int, draws: int) -> None:
         raise BadInput(f"at least 1 card and {FEW} draws (fewer cannot tell anything at 5 %); got {cards} and {draws}")
 
 
+def _patching(model: Model, heads: bool | None) -> bool:
+    """Whether heads are looked at: one by one takes long where there are many. Raises BadModel where they were asked for and
+    attention has no such parts."""
+    if heads is not None:
+        return heads and all(heads_of(model, b) for b in range(model.depth))
+    try:
+        return sum(heads_of(model, b) for b in range(model.depth)) <= CHEAP
+    except BadModel:
+        return False
+
+
 def _told(model: Model, concept: Concept) -> dict[str, Any]:
     (token,) = model.tokenizer.convert_ids_to_tokens([concept.id])
     true, samples = sum(concept.true.values()), len(concept.true)
     return {"word": concept.word, "token": token, "true": true, "samples": samples, "asked": list(concept.asked)}
-
-
-def _manifest(prepared: Prepared, identity: dict[str, str], seconds: dict[str, float], peak: int) -> dict[str, Any]:
-    return {
-        "key": prepared.key,
-        "identity": identity,
-        **_record.describe_machine(),
-        "peak_memory": peak,
-        "plan": _record.public_plan(prepared.plan),
-        "model": _record.describe_model(prepared.model, prepared.identity["weights"]),
-        "data": _record.describe_data(prepared.data_name, prepared.intake, prepared.unread),
-        "seconds": seconds,
-    }

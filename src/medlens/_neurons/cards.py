@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from medlens._neurons.concepts import HALVES, Concept, unit_of_prompt
+from medlens._neurons.concepts import HALVES, Concept
 from medlens._neurons.find import Found
 from medlens._neurons.heard import Heard
 from medlens._neurons.look import Overlap, Seen, overlap, seen, threshold, true_cells, written
@@ -60,7 +60,7 @@ class Reader:
         signs = {unit: self.sign(concept.word, unit) for unit in every}
         of_half = {half: self._seen(half, every, signs, tick) for half in HALVES}
         true, why = self._true(concept)
-        groups = [unit_of_prompt(prompt) for prompt in self.prompts["test"]]
+        groups = [prompt.unit for prompt in self.prompts["test"]]
         rows: Columns = {}
         shown: dict[Unit, list[Shown]] = {}
         for unit in units:

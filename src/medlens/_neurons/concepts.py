@@ -81,7 +81,7 @@ def places_of(prompts: Sequence[Prompt], concepts: Sequence[Concept], seed: int)
     """Of each word (id) where each of its samples belongs. Whole images (patients, where the data name them) are dealt out to
     halves and folds, in random order, those of which the same words are true one after the other: so all have some of each."""
     truths: dict[str, set[str]] = defaultdict(set)
-    unit_of = {p.sample.id: unit_of_prompt(p) for p in prompts}
+    unit_of = {p.sample.id: p.unit for p in prompts}
     for concept in concepts:
         for sample, true in concept.true.items():
             truths[unit_of[sample]] |= {concept.word} if true else set()
@@ -90,12 +90,6 @@ def places_of(prompts: Sequence[Prompt], concepts: Sequence[Concept], seed: int)
     units.sort(key=lambda unit: sorted(truths[unit]))
     dealt = {unit: (HALVES[k % 2], k // 2 % FOLDS) for k, unit in enumerate(units)}
     return {c.id: {s: Place(*dealt[unit_of[s]], true) for s, true in c.true.items()} for c in concepts}
-
-
-def unit_of_prompt(prompt: Prompt) -> str:
-    """What is independent of everything else: a patient's images, or an image."""
-    patient = prompt.sample.patient_id
-    return prompt.image if patient is None else f"patient {patient}"
 
 
 def _field(samples: Sequence[Sample], by: str) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from medlens._neurons.concepts import Concept
 from medlens._neurons.find import Found
 from medlens._neurons.prove import Bench, Odds
+from medlens.stats.grouped import mean_of
 from medlens.stats.intervals import Interval, jackknife
 from medlens.types import Value
 from medlens.walk.intervene import Unit
@@ -146,13 +146,7 @@ class Effects:
 
     def _mean(self, values: Tensor, which: Sequence[int]) -> tuple[float, Interval]:
         """With what leaving out one image (patient) at a time says of it."""
-        groups = [self.bench.units[k] for k in which]
-        names = list(dict.fromkeys(groups))
-        at = torch.tensor([names.index(g) for g in groups])
-        total, n = (torch.zeros(len(names), dtype=torch.float64).index_add_(0, at, v) for v in (values, torch.ones_like(values)))
-        mean = Value(float(values.mean()), len(values))
-        rest = [Value(float((total.sum() - t) / (n.sum() - m)), int(n.sum() - m)) for t, m in zip(total, n, strict=True)]
-        return float(mean), jackknife(mean, rest if len(names) > 1 else [])
+        return mean_of(values, [self.bench.units[k] for k in which])
 
 
 def dose(total: int, share: float) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medlens._neurons.concepts import Concept, unit_of_prompt
+from medlens._neurons.concepts import Concept
 from medlens._neurons.find import predicting
 from medlens.instruments.attribution import Place
 from medlens.measures.lens import said
@@ -20,6 +20,7 @@ from medlens.types import Sample
 from medlens.walk.again import Again
 from medlens.walk.cases import Prompt, cases
 from medlens.walk.forward import prepare
+from medlens.walk.heads import Head, heads_swapped
 from medlens.walk.intervene import Unit, by_block, units_noted, units_scaled, units_set, units_swapped
 from medlens.walk.units import Names
 
@@ -34,7 +35,7 @@ class Odds(NamedTuple):
 
 
 class Bench:
-    """The test samples, walked once; and again, with some units changed.
+    """The samples of a half (the test images), walked once; and again, with some units changed.
 
     donors: of a sample of a word, another one's image under the sample's own question: one of which the word is false for one of
     which it is true, and the other way round. None where the two have different numbers of tokens.
@@ -42,11 +43,11 @@ class Bench:
 
     def __init__(
         self, model: Model, prompts: Sequence[Prompt], concepts: Sequence[Concept], places: Mapping[int, Mapping[str, Place]],
-        names: Names, scratch: Path, seed: int, tick: Tick,
+        names: Names, scratch: Path, seed: int, tick: Tick, half: str = "test",
     ) -> None:  # fmt: skip
         self.model, self.concepts, self.names, self.tick = model, concepts, names, tick
-        self.prompts = [p for p in prompts if any(_tested(places[c.id].get(p.sample.id)) for c in concepts)]
-        self.units = [unit_of_prompt(p) for p in self.prompts]
+        self.prompts = [p for p in prompts if any(_within(half, places[c.id].get(p.sample.id)) for c in concepts)]
+        self.units = [p.unit for p in self.prompts]
         draw, given = np.random.default_rng(seed), []
         self.donors: dict[tuple[str, int], int] = {}
         for concept in concepts:
@@ -54,7 +55,7 @@ class Bench:
                 self.donors[concept.word, k] = len(self.prompts) + len(given)
                 given.append(donor)
         walkers = [cases(model, [prompt])[0] for prompt in (*self.prompts, *given)]
-        self._again = Again(model, walkers, scratch)
+        self._again = Again(model, walkers, scratch / half)
         self._logits = Unembedding(model).logits
         self.before = self._read(model.depth, range(len(self.prompts)))
 
@@ -75,6 +76,15 @@ class Bench:
         """Set to what they are on the donors' images."""
         with units_swapped(self.model, units, self.names.down):
             return self._read(_first(units), which, [self.donors[word, k] for k in which])
+
+    def patched(self, heads: Sequence[Head], into: Sequence[int], source: Sequence[int]) -> Odds:
+        """Samples or donors, with what these heads give taken from others, one for each."""
+        with heads_swapped(self.model, heads):
+            return self._read(_first(heads), into, source)
+
+    def unchanged(self, which: Sequence[int]) -> Odds:
+        """Samples or donors as they are."""
+        return self._read(self.model.depth, which)
 
     def noted(self, units: Sequence[Unit], which: Sequence[int]) -> dict[Unit, list[Tensor]]:
         """The units' activations at all tokens of some samples, (T,) each."""
@@ -110,8 +120,8 @@ def _shows(sample: Sample, other: Sample) -> Sample:
     return sample.showing(other.images)
 
 
-def _tested(place: Place | None) -> bool:
-    return place is not None and place.half == "test"
+def _within(half: str, place: Place | None) -> bool:
+    return place is not None and place.half == half
 
 
 def _first(units: Sequence[Unit]) -> int:

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from medlens.cli import answer, bench, claims, compare, data, doctor, edit, lens, merge, neurons, phantom, probe, study
-from medlens.errors import MedlensError
+from medlens.cli import (
+    answer,
+    bench,
+    claims,
+    compare,
+    data,
+    doctor,
+    edit,
+    explain,
+    lens,
+    merge,
+    neurons,
+    phantom,
+    probe,
+    reliance,
+    study,
+)
+from medlens.errors import MedlensError, MedlensWarning
 
 app = typer.Typer(
     help="Look inside vision-language models that answer medical questions.",
@@ -23,7 +40,9 @@ app.command("merge")(merge.command)
 app.command("claims")(claims.command)
 app.command("compare")(compare.command)
 app.command("probe")(probe.command)
+app.command("explain")(explain.command)
 app.command("neurons")(neurons.command)
+app.command("reliance")(reliance.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
 app.command("edit")(edit.command)
@@ -57,6 +76,7 @@ def _stop(number: int, _frame: object) -> None:
 def main() -> None:
     """Entry point. Our own errors are one line and exit code 2; `--debug` shows where they came from."""
     debug = "--debug" in sys.argv
+    warnings.showwarning = _warn
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -71,6 +91,12 @@ def main() -> None:
         if debug:
             raise
         _leave(f"a bug of ours: {type(e).__name__}: {str(e).strip().splitlines()[:1]}; repeat with --debug and report it", 1)
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
+    """Ours in one line, like our errors."""
+    ours = issubclass(category, MedlensWarning)
+    print(f"medlens: {message}" if ours else warnings.formatwarning(message, category, filename, lineno), file=sys.stderr)
 
 
 def _leave(words: str, code: int) -> None:

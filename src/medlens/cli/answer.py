@@ -25,7 +25,7 @@ def command(
     top_p: Annotated[float, typer.Option(help="When drawn: from the likeliest tokens with this share.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="A word at which an answer ends; may be given several times.")] = None,
     seed: options.Seed = 0,
-    vision_tower: options.VisionTower = "external",
+    vision_tower: options.VisionTower = "auto",
     adapter: options.Adapter = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",

@@ -30,5 +30,5 @@ def command(
     if as_json:
         print(json.dumps({"comparison": str(page), "notes": found.notes, "summary": found.summary.to_dicts()}))
         return
-    table(found.summary, "largest difference of each measure; corrected for the layers looked at, not for the measures", width=150)
+    table(found.summary, found.title, width=150)
     print(f"comparison: {page}")

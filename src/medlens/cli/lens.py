@@ -54,7 +54,7 @@ def command(
     words: Annotated[int, typer.Option(min=1, help="So many of each token.")] = 5,
     lens: Annotated[str | None, typer.Option(help="File of a tuned lens, in place of the logit lens.")] = None,
     seed: options.Seed = 0,
-    vision_tower: options.VisionTower = "external",
+    vision_tower: options.VisionTower = "auto",
     adapter: options.Adapter = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
@@ -70,7 +70,7 @@ def command(
         bars.begin("importing torch", 1)
         import medlens
 
-        asked = _sample(sample, image, question, data, seed)
+        asked = sample_of(sample, image, question, data, seed)
         bars.tick()
         bars.begin("loading the model", 1)
         loaded = medlens.load(model, device=device, dtype=dtype, vision_tower=vision_tower, adapter=adapter, memory=memory)
@@ -99,7 +99,7 @@ def _row_and_column(patch: str) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _sample(number: int | None, image: Path | None, question: str | None, data: str, seed: int) -> Sample:
+def sample_of(number: int | None, image: Path | None, question: str | None, data: str, seed: int) -> Sample:
     import medlens
 
     if (number is None) == (image is None):

@@ -28,7 +28,7 @@ def command(
     leave_out_massive: Annotated[bool, typer.Option(help="Cosines without the columns of massive activations.")] = False,
     limit: options.Limit = None,
     seed: options.Seed = 0,
-    vision_tower: options.VisionTower = "external",
+    vision_tower: options.VisionTower = "auto",
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     memory: options.Memory = None,

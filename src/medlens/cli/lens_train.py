@@ -21,7 +21,7 @@ def command(
     limit: options.Limit = None,
     seed: options.Seed = 0,
     answers: Annotated[str, typer.Option(help="`generate` them, or take those `given` by the data.")] = "generate",
-    vision_tower: options.VisionTower = "external",
+    vision_tower: options.VisionTower = "auto",
     adapter: options.Adapter = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",

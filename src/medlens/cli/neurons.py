@@ -20,13 +20,14 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/neurons"),
     cards: Annotated[int, typer.Option(help="Of each word so many units are looked at one by one.")] = 5,
     draws: Annotated[int, typer.Option(help="Of layer-matched random units, which the top 1 % are compared with.")] = 100,
+    heads: Annotated[bool | None, typer.Option(help="Attention heads too, one by one (default: up to 256 of them).")] = None,
     gate: Annotated[str, typer.Option(help="Name of the MLP's gate projection in a block.")] = "mlp.gate_proj",
     down: Annotated[str, typer.Option(help="Name of the MLP's down projection in a block.")] = "mlp.down_proj",
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 2400).")] = None,
     seed: options.Seed = 0,
     question: options.Question = None,
     window: options.Window = None,
-    vision_tower: options.VisionTower = "external",
+    vision_tower: options.VisionTower = "auto",
     adapter: options.Adapter = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
@@ -50,7 +51,7 @@ def command(
 
         bars.tick()
         run = medlens.neurons(
-            model, data, concept, by, out, plan, cards=cards, draws=draws, names=(gate, down), watcher=bars
+            model, data, concept, by, out, plan, cards=cards, draws=draws, names=(gate, down), heads=heads, watcher=bars
         )  # fmt: skip
     found = best(run)
     for line in [*run.manifest["neurons"]["left"], *run.manifest["data"]["skipped"]]:

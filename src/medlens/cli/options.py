@@ -15,7 +15,10 @@ Limit = Annotated[int | None, typer.Option(help="Only the first so many samples 
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Cap of a generated answer.")]
 VisionTower = Annotated[
-    str, typer.Option(help="LLaVA-Med's original layout: `external` (as its authors do), `checkpoint`, or a folder.")
+    str,
+    typer.Option(
+        help="LLaVA-Med's layout: `external` (its authors' way), `checkpoint` (its own), a folder; auto: external if here."
+    ),
 ]
 Adapter = Annotated[str | None, typer.Option(help="Folder of a LoRA adapter, merged into the model.")]
 Device = Annotated[str, typer.Option(help="As torch names it: cpu, cuda, cuda:1.")]

@@ -23,7 +23,7 @@ def command(
     seed: options.Seed = 0,
     question: options.Question = None,
     window: options.Window = None,
-    vision_tower: options.VisionTower = "external",
+    vision_tower: options.VisionTower = "auto",
     adapter: options.Adapter = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",

@@ -29,7 +29,7 @@ def command(
         str, typer.Option(help="`sound`, or `published`: the choices and the arithmetic of the published study, without answers.")
     ] = "sound",
     unit_images: Annotated[int, typer.Option(help="Protocol published: of so many images count the words of units; 0: none.")] = 4,
-    vision_tower: options.VisionTower = "external",
+    vision_tower: options.VisionTower = "auto",
     adapter: options.Adapter = None,
     null: Annotated[
         list[str] | None, typer.Option(help="Another null beside shuffled pairs: `weights` or `noise`; a walk each. Repeatable.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -14,9 +13,10 @@ from medlens import store
 from medlens.comparison.differences import Matched, matched, records, same_folds
 from medlens.comparison.kernels import Heat, cka_between
 from medlens.comparison.page import render
-from medlens.errors import BadInput, BadRun
+from medlens.comparison.reliances import Reliances
+from medlens.comparison.written import write_comparison
+from medlens.errors import BadInput
 
-FILES = {"compare.html", "differences.parquet"}
 SCHEMA = {
     **dict.fromkeys(("measure", "tokens", "group", "variant", "protocol", "other_protocol", "first", "other"), pl.String),
     "layer": pl.Int32,
@@ -43,6 +43,7 @@ class Comparison:
     cka: tuple[Heat, ...]
     notes: tuple[str, ...]
     matched: tuple[tuple[str, Matched], ...]
+    title = "largest difference of each measure; corrected for the layers looked at, not for the measures"
 
     @cached_property
     def summary(self) -> pl.DataFrame:
@@ -70,31 +71,31 @@ class Comparison:
     def write(self, out: str | Path) -> Path:
         """Write `compare.html` and `differences.parquet` to a folder, which is new or holds a comparison. Returns the page's path.
         Raises CannotWrite, or BadRun where something else is there."""
-        out = Path(out)
-        store.check_place(out)
-        if out.is_dir() and (others := {p.name for p in out.iterdir()} - FILES):
-            raise BadRun(f"{out} is there already and is no comparison (it holds {min(others)}); choose another --out")
-        buffer = BytesIO()
-        self.differences.write_parquet(buffer)
-        store.write(out / "differences.parquet", buffer.getvalue())
-        store.write(out / "compare.html", render(self.names, self.runs, self.matched, self.cka, self.notes, self.summary))
-        return out / "compare.html"
+        page = render(self.names, self.runs, self.matched, self.cka, self.notes, self.summary)
+        return write_comparison(out, page, self.differences)
 
 
-def compare(runs: Sequence[store.Run | str | Path]) -> Comparison:
+def compare(runs: Sequence[store.Run | str | Path]) -> Comparison | Reliances:
     """Compare runs with the first of them: every measure, token group, subgroup and variant that both have, at every layer.
 
     Intervals are jackknives over the folds of whole images: of the difference itself, fold by fold, where data and folds are the
     same ("paired"); else of each for itself (Welch 1947). Layers belong together by number, or by relative depth where the models
     are of different depth. Where both runs hold states of the same tokens: debiased CKA of every two layers (Kornblith 2019).
 
-    Raises BadInput for fewer than two runs, and where two have no row in common; BadRun for a folder that is none.
+    Runs of `reliance` have no layers: they are set beside each other by their verdicts, in one table.
+
+    Raises BadInput for fewer than two runs, where two have no row in common, and for runs of different commands; BadRun for a
+    folder that is none.
     """
     if isinstance(runs, str | Path) or len(runs) < 2:
         got = 1 if isinstance(runs, str | Path) else len(runs)
         raise BadInput(f"a comparison needs two runs or more; got {got}: give their folders, the one to compare with first")
     opened = tuple(run if isinstance(run, store.Run) else store.open_run(run) for run in runs)
     names = _names(opened)
+    if any(asked := ["reliance" in run.manifest for run in opened]):
+        if not all(asked):
+            raise BadInput("runs of reliance are compared with each other, not with runs of another command")
+        return Reliances(names, opened)
     first, pairs, cka, notes = opened[0], [], [], []
     for name, other in zip(names[1:], opened[1:], strict=True):
         found = matched(first, other)

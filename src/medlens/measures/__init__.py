@@ -31,6 +31,8 @@ from medlens.measures.spectrum import (
     participation_ratio,
     participation_ratio_from_sums,
 )
+from medlens.measures.turns import angular_distance as angular_distance
+from medlens.measures.turns import block_influence as block_influence
 from medlens.types import Value
 
 Needs = Literal["pairs", "moments", "cosines", "rows"]

@@ -29,7 +29,7 @@ def load(
     *,
     device: str = "cpu",
     dtype: str = "float32",
-    vision_tower: str | Path = "external",
+    vision_tower: str | Path = "auto",
     adapter: str | Path | None = None,
     revision: str | None = None,
     memory: str | int | None = None,
@@ -41,8 +41,9 @@ def load(
     names it. dtype: float32, float16 or bfloat16.
 
     vision_tower: only for a checkpoint in LLaVA-Med's original layout: "external" (the tower that its config.json names, which is
-    what the original code uses), "checkpoint" (the one inside it), or a folder or hub id. revision: of a hub id; the one that was
-    used stands in `Model.origin` in any case. adapter: a folder with a LoRA adapter as peft saves it, merged into the weights.
+    what the original code uses), "checkpoint" (the one inside it), a folder or hub id; or "auto": the external one where it is here
+    (or the model is named by a hub id), else the one inside, with a MedlensWarning. revision: of a hub id. Which tower and revision
+    were used stands in `Model.origin`. adapter: a folder with a LoRA adapter as peft saves it, merged into the weights.
 
     memory: at most so much for the weights ("4GiB", or bytes; default: most of what is free). A model that needs more is streamed:
     its weights stay in their files, and each block is read when it is its turn. The results are the same.
@@ -95,7 +96,7 @@ def _find(name: str, device: str, dtype: torch.dtype, vision_tower: str, revisio
 def _open(folder: Path, device: str, dtype: torch.dtype, vision_tower: str, memory: int, network: bool = False) -> Loaded:
     if is_original(folder):
         return load_original(folder, device, dtype, memory, vision_tower, network)
-    if vision_tower != "external":
+    if vision_tower not in ("auto", "external"):
         raise BadInput(f"--vision-tower is for LLaVA-Med's original layout (llava_mistral); {folder} is not in it")
     return load_folder(folder, device, dtype, memory)
 

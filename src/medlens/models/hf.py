@@ -42,12 +42,13 @@ def load_folder(folder: Path, device: str, dtype: torch.dtype, memory: int) -> L
 
 
 def _streamed(folder: Path, processor: Any, device: str, dtype: torch.dtype, files: dict[str, Path]) -> Loaded:
-    import transformers
+    from transformers.models.auto.configuration_auto import AutoConfig
+    from transformers.models.auto.modeling_auto import AutoModelForImageTextToText
 
     with quiet(), _explained(str(folder)):
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         module, weights, report = left_in_files(
-            folder, lambda: transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype),
+            folder, lambda: AutoModelForImageTextToText.from_config(config, dtype=dtype),
             lambda module: places_of(module, files), dtype, device,
         )  # fmt: skip
     check_report(str(folder), report)
@@ -91,10 +92,10 @@ def _check_parts(folder: Path) -> None:
 
 
 def _processor(folder: Path) -> Any:
-    import transformers
+    from transformers.models.auto.processing_auto import AutoProcessor
 
     with _explained(str(folder)):
-        processor = transformers.AutoProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if not hasattr(processor, "image_processor"):
         raise BadModel(
             f"{folder}: its processor is a {type(processor).__name__} without an image processor; preprocessor_config.json?"
@@ -103,11 +104,11 @@ def _processor(folder: Path) -> Any:
 
 
 def _from_pretrained(name: str, device: str, dtype: torch.dtype, files: dict[str, Path]) -> Any:
-    import transformers
+    from transformers.models.auto.modeling_auto import AutoModelForImageTextToText
 
     with quiet(), _explained(name):
         # Sizes that do not fit are reported below, by name; by itself transformers prints a table and points to it.
-        loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip

@@ -8,6 +8,7 @@ we, and say how far apart the two are.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from medlens.errors import BadModel
+from medlens.errors import BadModel, MedlensWarning
 from medlens.models.hf import Loaded, check_report, family_of, first_line, quiet
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row
@@ -69,13 +70,13 @@ def is_original(folder: Path) -> bool:
 
 
 def load_original(
-    folder: Path, device: str, dtype: torch.dtype, memory: int, vision_tower: str = "external", network: bool = False
+    folder: Path, device: str, dtype: torch.dtype, memory: int, vision_tower: str = "auto", network: bool = False
 ) -> Loaded:
     """Model, processor, and what to know of them: which vision tower is used, and how far it is from the other one.
 
     memory: bytes; streamed, where the weights need more. vision_tower: "external", the one that config.json names, as the original
-    code takes it; "checkpoint", the one inside; or a folder or hub id. network: whether the external one may be fetched. Raises
-    BadModel.
+    code takes it; "checkpoint", the one inside; a folder or hub id; or "auto": the external one where it is here or may be fetched,
+    else the one inside, with a MedlensWarning. network: whether one may be fetched. Raises BadModel.
     """
     tensors = check_shards(folder)
     written = _configuration(folder)
@@ -112,7 +113,8 @@ def _configuration(folder: Path) -> dict[str, Any]:
 
 def _llava_config(written: dict[str, Any], vision: Any) -> Any:
     """Everything explicit: the defaults of MistralConfig are not Mistral-7B-Instruct-v0.2's."""
-    from transformers import LlavaConfig, MistralConfig
+    from transformers.models.llava.configuration_llava import LlavaConfig
+    from transformers.models.mistral.configuration_mistral import MistralConfig
 
     special: dict[str, Any] = {f"{name}_token_id": written.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
     return LlavaConfig(
@@ -150,14 +152,27 @@ def _tower(
     named = str(written.get("mm_vision_tower"))
     if chosen == "checkpoint":
         return _inside(written, tensors, named, dtype, streamed)
-    if chosen == "external":
+    if chosen == "auto" and not network and not is_here(named) and _shapes(tensors):
+        warnings.warn(
+            f"the vision tower {named}, which its authors use, is not here: the checkpoint's own is taken (see --vision-tower)",
+            MedlensWarning, stacklevel=2,
+        )  # fmt: skip
+        return _inside(written, tensors, named, dtype, streamed)
+    if chosen in ("auto", "external"):
         return _outside("external", named, network, dtype, streamed)
     return _outside("given", chosen, not Path(chosen).exists(), dtype, streamed)
 
 
+def is_here(tower: str) -> bool:
+    """Whether a tower is a folder here, or lies in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return Path(tower).is_dir() or isinstance(try_to_load_from_cache(tower, "config.json"), str)
+
+
 def _outside(used: str, name: str, network: bool, dtype: torch.dtype, streamed: bool) -> _Tower:
-    from transformers import CLIPVisionModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.clip.modeling_clip import CLIPVisionModel
 
     shown = Path(name).name if Path(name).exists() else name
     try:
@@ -177,7 +192,8 @@ def _outside(used: str, name: str, network: bool, dtype: torch.dtype, streamed: 
 
 def _outside_weights(name: str, network: bool, dtype: torch.dtype) -> Weights:
     from huggingface_hub import snapshot_download
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers.models.clip.configuration_clip import CLIPVisionConfig
+    from transformers.models.clip.modeling_clip import CLIPVisionModel
 
     folder = Path(name)
     if not folder.is_dir():
@@ -194,7 +210,7 @@ def _outside_weights(name: str, network: bool, dtype: torch.dtype) -> Weights:
 def _inside(written: dict[str, Any], tensors: dict[str, Path], named: str, dtype: torch.dtype, streamed: bool) -> _Tower:
     """The checkpoint's own tower. Its sizes are those of its weights; CLIP's heads are 64 wide (in a tower too narrow for that, as
     many as the decoder's)."""
-    from transformers import CLIPVisionConfig
+    from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
     shapes = _shapes(tensors)
     if not shapes:
@@ -245,7 +261,7 @@ def _left_in_files(
     folder: Path, written: dict[str, Any], files: dict[str, Path], tower: _Tower, dtype: torch.dtype, device: str
 ) -> tuple[Any, Weights, float | None]:
     """The model with its weights left in their files, and the largest difference between the two towers."""
-    from transformers import LlavaForConditionalGeneration
+    from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 
     config = _llava_config(written, tower.config)
     own: dict[str, Place] = {}
@@ -272,7 +288,7 @@ def _apart(own: dict[str, Place], outside: Weights | None) -> float | None:
 
 
 def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dtype) -> Any:
-    from transformers import LlavaForConditionalGeneration
+    from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 
     with quiet():
         try:
@@ -295,7 +311,7 @@ def _build(folder: Path, written: dict[str, Any], tower: _Tower, dtype: torch.dt
 
 
 def _processor(folder: Path, written: dict[str, Any], tower: _Tower) -> Any:
-    from transformers import LlavaProcessor
+    from transformers.models.llava.processing_llava import LlavaProcessor
 
     size = tower.config.image_size
     like = tower.processor.to_dict() if tower.processor is not None else {}
@@ -310,7 +326,7 @@ def _processor(folder: Path, written: dict[str, Any], tower: _Tower) -> Any:
 
 def _tokenizer(folder: Path, vocabulary: int) -> Any:
     from tokenizers import AddedToken
-    from transformers import LlamaTokenizer
+    from transformers.models.llama.tokenization_llama import LlamaTokenizer
 
     if not (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
         raise BadModel(f"{folder} holds no tokenizer.model; copy it from where the weights came from")

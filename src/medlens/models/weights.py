@@ -150,7 +150,7 @@ def left_in_files(
     loading them: missing keys, and sizes that do not fit."""
     module = skeleton(make)
     if (folder / "generation_config.json").is_file():
-        from transformers import GenerationConfig
+        from transformers.generation.configuration_utils import GenerationConfig
 
         module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     if getattr(module.config, "image_token_id", None) is not None:  # a tower alone has no table

@@ -80,8 +80,9 @@ def blank_processor() -> Any:
     """A LLaVA processor with the phantom's word-level tokenizer and 64-pixel images."""
     from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import WordLevel
-    from transformers import LlavaProcessor, PreTrainedTokenizerFast
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.llava.processing_llava import LlavaProcessor
+    from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
     words_ = {word: i for i, word in enumerate(words())}
     inner = Tokenizer(WordLevel(words_, unk_token="<unk>"))
@@ -105,7 +106,10 @@ def blank_processor() -> Any:
 
 def blank_model(seed: int) -> Any:
     """The architecture with fresh weights: LLaVA's own, small. Decoder at scale 0.08: at 0.02 this width never learns."""
-    from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
+    from transformers.models.clip.configuration_clip import CLIPVisionConfig
+    from transformers.models.llava.configuration_llava import LlavaConfig
+    from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
+    from transformers.models.mistral.configuration_mistral import MistralConfig
 
     vocabulary = words()
     special: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}

@@ -22,6 +22,10 @@ SAID = {
     "double": "doubled",
     "put in": "as on another image, of which it is true (on images of which it is false)",
 }
+PATCHED = {
+    "put in": "put into the run of an image of which it is false",
+    "resample": "as on an image of which it is false, in the run of one of which it is true",
+}
 MARKS = "▁Ġ"
 
 
@@ -33,11 +37,15 @@ def write_neurons(folder: Path) -> None:
         for suffix, content in as_files(section["chart"]).items():
             store.write(folder / f"dose-{number}.{suffix}", content)
         section["chart"] = as_svg(section["chart"])
+        if section["maps"] is not None:
+            for suffix, content in as_files(section["maps"]).items():
+                store.write(folder / f"heads-{number}.{suffix}", content)
+            section["maps"] = as_svg(section["maps"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"number": _number, "plain": lambda word: word.lstrip(MARKS) or word}
-    page = environment.get_template("neurons.html.j2").render(manifest=run.manifest, sections=sections, said=SAID)
+    page = environment.get_template("neurons.html.j2").render(manifest=run.manifest, sections=sections, said=SAID, patched=PATCHED)
     store.write(folder / "report.html", page)
 
 
@@ -58,14 +66,19 @@ def _section(run: store.Run, concept: dict[str, Any]) -> dict[str, Any]:
     word = concept["word"]
     effects = run.effects.filter(pl.col("concept") == word)
     ranked = run.neurons.filter(pl.col("concept") == word).sort("rank")
+    heads = run.heads.filter(pl.col("concept") == word).sort("rank", "layer", "head")
     return {
         "concept": concept,
         "known": run.manifest["neurons"]["known"][word],
+        "gate": run.manifest["neurons"]["gate"][word],
         "top": effects.filter(pl.col("of") == "top").to_dicts(),
         "others": effects.filter(pl.col("of") == "others").to_dicts(),
         "chart": dose_chart(effects),
         "cards": [_card(run, card, effects) for card in run.cards.filter(pl.col("concept") == word).to_dicts()],
         "ranked": ranked.head(LISTED).to_dicts(),
+        "heads": heads.head(LISTED).to_dicts(),
+        "together": effects.filter(pl.col("of") == "heads").to_dicts(),
+        "maps": head_maps(heads) if heads.height else None,
     }
 
 
@@ -99,6 +112,34 @@ def dose_chart(effects: pl.DataFrame) -> Chart:
         {"data": {"values": [{"value": 0}]}, "mark": {"type": "rule", "color": SOFT, "strokeWidth": 0.5}, "encoding": {"y": y}},
     ]
     return {"layer": layers, "width": 380, "height": 200}
+
+
+def head_maps(heads: pl.DataFrame) -> Chart:
+    """Blocks by heads: how much of a head's attention goes to the image, and what patching it restores."""
+    share = {"scheme": "blues", "domain": [0, 1]}
+    most = max((abs(value) for value in heads["patch_in"].drop_nulls()), default=0.0) or 1.0
+    restored = {"scheme": "blueorange", "domain": [-most, most]}
+    return {
+        "hconcat": [
+            _map(heads, "share", "share of its attention", share),
+            _map(heads, "patch_in", "log-odds restored", restored),
+        ],
+        "resolve": {"scale": {"color": "independent"}},
+    }
+
+
+def _map(heads: pl.DataFrame, field: str, title: str, scale: Chart) -> Chart:
+    side = max(4, min(28, 400 // (1 + max(heads["head"].max(), heads["layer"].max()))))  # pyright: ignore
+    rows = heads.select("layer", "head", value=field).drop_nulls()
+    axis = {"labelAngle": 0, "labelOverlap": True, "grid": False}
+    color: Chart = {"field": "value", "type": "quantitative", "scale": scale, "title": None, "legend": {"format": ".2~g"}}
+    x, y = (
+        {"field": name, "type": "ordinal", "axis": axis, "title": said} for name, said in (("head", "head"), ("layer", "block"))
+    )
+    return {
+        "data": {"values": rows.to_dicts()}, "mark": {"type": "rect", "stroke": "white"}, "title": title,
+        "width": {"step": side}, "height": {"step": side}, "encoding": {"x": x, "y": {**y, "sort": "descending"}, "color": color},
+    }  # fmt: skip
 
 
 def _layer(rows: pl.DataFrame, mark: Chart, x: Chart, y: Chart, more: Chart | None = None) -> Chart:

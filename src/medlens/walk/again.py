@@ -12,9 +12,14 @@ from medlens.models.base import Model
 from medlens.walk.cases import Case
 from medlens.walk.forward import Tick, steps
 from medlens.walk.room import Files
-from medlens.walk.way import through
+from medlens.walk.way import Way, through
 
 Finish = Callable[[Case, Tensor], None]  # a case, and its last state behind the final norm, (T, d)
+Changed = Callable[[Case, int, Way], Way]  # a case's way to the one that this block is to be called by: see `knockout`
+
+
+def unchanged(_case: Case, _block: int, way: Way) -> Way:
+    return way
 
 
 class Again:
@@ -32,7 +37,10 @@ class Again:
         for _ in steps(model, self.walkers, [], tick, self._once):
             pass
 
-    def walk(self, finish: Finish, begin: int | None = None, which: Sequence[int] | None = None, end: int | None = None) -> None:
+    def walk(
+        self, finish: Finish, begin: int | None = None, which: Sequence[int] | None = None, end: int | None = None,
+        changed: Changed = unchanged,
+    ) -> None:  # fmt: skip
         """From state `begin` on (default: the last one, with nothing to walk), the cases of these numbers (default: all). Calls of
         a block come in the order of `which`. end: stop in front of this block, and finish nothing."""
         model = self.model
@@ -43,7 +51,8 @@ class Again:
                 room = self._once if b == begin else self._again
                 with model.here(b):
                     for k in chosen:
-                        self._again.put(b + 1, k, through(model, b, self._once.fetch(("way", k)), room.get(b, k)))
+                        way = changed(self.walkers[k], b, self._once.fetch(("way", k)))
+                        self._again.put(b + 1, k, through(model, b, way, room.get(b, k)))
                 self._again.forget(b)
             if end is None:
                 self._finish(finish, self._once if begin == model.depth else self._again, chosen)

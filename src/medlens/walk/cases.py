@@ -28,6 +28,12 @@ class Prompt:
     image: str  # which image(s): prompts of the same image share a pack
 
     @property
+    def unit(self) -> str:
+        """What is independent of everything else: a patient's images, where the data name the patient, else the image."""
+        patient = self.sample.patient_id
+        return self.image if patient is None else f"patient {patient}"
+
+    @property
     def prefix(self) -> tuple[int, ...]:
         """The ids up to the last image token: what all questions on the image have in common."""
         end = max((i for i, g in enumerate(self.tokens.groups) if g == "image"), default=-1)
@@ -112,9 +118,7 @@ def folds_of(laid: Sequence[Case], count: int) -> dict[str, int]:
     units: dict[str, int] = {}
     found = {}
     for case in laid:
-        patient = case.prompts[0].sample.patient_id
-        unit = case.image if patient is None else f"patient {patient}"
-        found[case.image] = units.setdefault(unit, len(units)) % count
+        found[case.image] = units.setdefault(case.prompts[0].unit, len(units)) % count
     return found
 
 
@@ -125,13 +129,14 @@ def arguments(model: Model, case: Case) -> dict[str, Any]:
         types = token_types(model.family, case.groups)
         return called | {name: as_batch(of_each, model.device) for name, of_each in types.items()}
     positions = as_batch(case.pack.positions, model.device)
-    return {**called, "position_ids": positions, "attention_mask": _masks(model, case, positions)}
+    masks = masks_of(model, as_batch(case.pack.segments, model.device), positions, case.groups)
+    return {**called, "position_ids": positions, "attention_mask": masks}
 
 
-def _masks(model: Model, case: Case, positions: torch.Tensor) -> Any:
-    """One mask; or, where the decoder mixes kinds of attention, one of each kind by the names transformers gives them."""
-    segments = as_batch(case.pack.segments, model.device)
-    together = as_batch(_images(case), model.device) if model.family in SEE_WHOLE_IMAGE else None
+def masks_of(model: Model, segments: torch.Tensor, positions: torch.Tensor, groups: Sequence[Group]) -> Any:
+    """One mask; or, where the decoder mixes kinds of attention, one of each kind by the names transformers gives them. segments and
+    positions: (1, T)."""
+    together = as_batch(_images(groups), model.device) if model.family in SEE_WHOLE_IMAGE else None
     window, where = getattr(model.text_config, "sliding_window", None), WINDOWS[model.text_config.model_type]
     full = additive(visible(segments, positions, None, together), model.dtype)
     if window is None or where == "none":
@@ -140,8 +145,8 @@ def _masks(model: Model, case: Case, positions: torch.Tensor) -> Any:
     return sliding if where == "all layers" else {"full_attention": full, "sliding_attention": sliding}
 
 
-def _images(case: Case) -> list[int]:
+def _images(groups: Sequence[Group]) -> list[int]:
     """Of each place: in which unbroken stretch of image tokens it lies, from 0 on; -1 elsewhere."""
-    shown = [g == "image" for g in case.groups]
+    shown = [g == "image" for g in groups]
     begun = list(accumulate(now and not before for before, now in zip([False, *shown], shown, strict=False)))
     return [stretch - 1 if now else -1 for now, stretch in zip(shown, begun, strict=True)]

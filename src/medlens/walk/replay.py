@@ -35,6 +35,12 @@ def enter(model: Model, forward: Callable[[], object]) -> tuple[Tensor, list[Ste
 
 def through(block: nn.Module, step: Step, state: Tensor) -> Tensor:
     """The state after a block, (T, d)."""
-    out = block(state[None], *step.call.args, **step.call.kwargs)
+    return through_many(block, step, state[None])[0]
+
+
+def through_many(block: nn.Module, step: Step, states: Tensor) -> Tensor:
+    """The states after a block of several variants of what it was called for, (variants, T, d): masks and positions, made for one,
+    serve them all."""
+    out = block(states, *step.call.args, **step.call.kwargs)
     after = out[0] if isinstance(out, tuple) else out
-    return (after if step.added is None else after + step.added)[0]
+    return after if step.added is None else after + step.added

@@ -1,0 +1,9 @@
+"""The columns of every table of a run, by contract: people's scripts call these names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medlens.tables import maps, neurons, reliance, study, viewing
+
+TABLES: dict[str, dict[str, Any]] = {**study.COLUMNS, **neurons.COLUMNS, **maps.COLUMNS, **reliance.COLUMNS, **viewing.COLUMNS}
