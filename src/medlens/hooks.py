@@ -61,6 +61,34 @@ def stand_ins(decoder: nn.Module) -> Iterator[list[_StandIn]]:
         decoder.layers = blocks
 
 
+class Instead(nn.Module):
+    """A function of the hidden state in the place of a block, whose kind it keeps for whoever asks."""
+
+    def __init__(self, block: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._block, self._function = [block], function
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_block"][0], name)
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        return self._function(hidden)
+
+
+@contextmanager
+def blocks_as(decoder: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """With these blocks in the place of `decoder.layers`, fewer or other ones."""
+    before = decoder.layers
+    decoder.layers = nn.ModuleList(blocks)
+    try:
+        yield
+    finally:
+        decoder.layers = before
+
+
 @contextmanager
 def outputs_of_each(modules: Sequence[nn.Module], keep: Keep = lambda whole: whole) -> Iterator[list[Tensor]]:
     """Collect what the modules return, or what `keep` makes of it, in the order of the calls; of a tuple, its first part."""

@@ -24,6 +24,7 @@ from medlens.cli import (
     neurons,
     phantom,
     probe,
+    prune,
     reliance,
     study,
 )
@@ -45,6 +46,7 @@ app.command("neurons")(neurons.command)
 app.command("reliance")(reliance.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
+app.command("prune")(prune.command)
 app.command("edit")(edit.command)
 app.command("bench")(bench.command)
 app.add_typer(lens.app, name="lens")

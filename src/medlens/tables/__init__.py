@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from medlens.tables import maps, neurons, reliance, study, viewing
+from medlens.tables import maps, neurons, pruned, reliance, study, viewing
 
-TABLES: dict[str, dict[str, Any]] = {**study.COLUMNS, **neurons.COLUMNS, **maps.COLUMNS, **reliance.COLUMNS, **viewing.COLUMNS}
+TABLES: dict[str, dict[str, Any]] = {
+    **study.COLUMNS, **neurons.COLUMNS, **maps.COLUMNS, **reliance.COLUMNS, **viewing.COLUMNS, **pruned.COLUMNS,
+}  # fmt: skip

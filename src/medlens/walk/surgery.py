@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medlens import hooks
 from medlens.errors import BadInput
@@ -55,7 +55,11 @@ def fit_map(model: Model, walkers: Sequence[Case], first: int, last: int | None 
     _check(model, range(first, last + 1))
     pairs = _Pairs(first, last)
     walk(model, walkers, [pairs], tick)
-    sums = pairs.sums
+    return fitted(pairs.sums, first, last)
+
+
+def fitted(sums: PairSums, first: int, last: int) -> LinearMap:
+    """The map of a run of blocks, from the sums over its states before and behind: see `fit_map`. Raises BadInput."""
     if sums.n < 2:
         raise BadInput(f"a map is fitted to at least 2 tokens; got {sums.n}")
     if sums.joint is not None:
@@ -64,7 +68,7 @@ def fit_map(model: Model, walkers: Sequence[Case], first: int, last: int | None 
     x, y = (torch.cat(list(of.kept.batches())).double() for of in (sums.x, sums.y))
     u, mean_x, mean_u = y - x, x.mean(0), (y - x).mean(0)
     a = torch.linalg.pinv(x - mean_x, rtol=TOLERANCE) @ (u - mean_u)
-    note = f"{sums.n} tokens for {model.width} columns: the map has at most rank {sums.n - 1}"
+    note = f"{sums.n} tokens for {x.shape[1]} columns: the map has at most rank {sums.n - 1}"
     return LinearMap(first, last, mean_x, mean_u, a, sums.n, note)
 
 
@@ -98,6 +102,36 @@ def blocks_linear(model: Model, maps: Sequence[LinearMap]) -> Iterator[None]:
             for block in range(one.first + 1, one.last + 1):
                 stack.enter_context(hooks.replaced_output(model.blocks[block], lambda x: x))
         yield
+
+
+@contextmanager
+def shortened(model: Model, blocks: Sequence[int], maps: Sequence[LinearMap] | None = None) -> Iterator[None]:
+    """With these blocks gone, and the maps where they stood: as fast as such a model is. For the model's own forward without a
+    cache; what it says is what `blocks_dropped` and `blocks_linear` say. Raises BadInput."""
+    _check(model, blocks)
+    firsts = {one.first for one in maps or ()}
+    left = [block for b, block in enumerate(_skipping(model, blocks, maps)) if b in firsts or b not in blocks]
+    with hooks.blocks_as(model.decoder, left):
+        yield
+
+
+@contextmanager
+def skipped(model: Model, blocks: Sequence[int], maps: Sequence[LinearMap] | None = None) -> Iterator[None]:
+    """`blocks_dropped`, or `blocks_linear` with maps, for walks: the blocks keep their numbers and do not work. Raises BadInput."""
+    _check(model, blocks)
+    with hooks.blocks_as(model.decoder, _skipping(model, blocks, maps)):
+        yield
+
+
+def _skipping(model: Model, blocks: Sequence[int], maps: Sequence[LinearMap] | None) -> list[nn.Module]:
+    standing = {one.first: one for one in maps or ()}
+    return [
+        hooks.Instead(block, standing.get(b, _unchanged)) if b in blocks else block for b, block in enumerate(model.blocks)
+    ]  # fmt: skip
+
+
+def _unchanged(state: Tensor) -> Tensor:
+    return state
 
 
 class _Pairs:
