@@ -33,7 +33,7 @@ from medlens.walk.cases import Prompt
 from medlens.walk.generate import answers, decoding_of
 from medlens.walk.maps import save_maps
 
-PHANTOM_SAMPLES, PHANTOM_BUDGET, BUDGET = 2_000, 0.5, 0.25
+PHANTOM_SAMPLES, PHANTOM_BUDGET, BUDGET = 2_200, 0.5, 0.25
 HARDER = ("type", "place", "side", "count", "relation", "larger", "reference")  # kinds of question that need more than a glance
 DRAWS, STEPS = 20, 8
 CHECKED = 4  # prompts on which the written checkpoint is held against the model it was made of
@@ -120,7 +120,6 @@ class _Job:
         self.told: dict[str, Any] = {half: len({p.unit for p in of}) for half, of in halves.items()}
         self.best: dict[str, tuple[int, ...]] = {}  # of each way the blocks chosen at the whole budget
         self._judged: dict[tuple[str, str, tuple[int, ...]], Said] = {}
-        self._timed: dict[tuple[str, tuple[int, ...]], float | None] = {}
 
     def run(self) -> None:
         watcher, prompts = self.watcher, self.prepared.prompts
@@ -131,12 +130,13 @@ class _Job:
         self.fitting = Fitting(self.benches["discovery"])
         found = self._orders()
         most, hows = self.counts[-1], ("drop", "linear")
-        watcher.begin("judging", len(self.counts) * (2 * (len(CHOOSING) + 1) * len(hows) + self.draws))
+        drawn = {size: random_choices(self.model.depth, size, self.draws, self.seed) for size in self.counts}
+        watcher.begin("judging", len(self.counts) * len(found) * len(hows) + sum(map(len, drawn.values())))
         self._whole()
         for size in self.counts:
             for how in hows:
                 self._by_rules({rule: tuple(sorted(order[:size])) for rule, order in found.items()}, how, size == most)
-            for draw, blocks in enumerate(random_choices(self.model.depth, size, self.draws, self.seed)):
+            for draw, blocks in enumerate(drawn[size]):
                 self.rows.append(self._row(RANDOM, "drop", blocks) | {"draw": draw})
                 watcher.tick()
 
@@ -144,7 +144,9 @@ class _Job:
         prompts = self.halves[half]
         said = [self.said[prompt.sample.id] for prompt in prompts]
         self.watcher.begin(f"walking {half} images", 1)
-        return Bench(self.model, prompts, said, self.scratch / half, self.seed, others=half == "test")
+        bench = Bench(self.model, prompts, said, self.scratch / half, self.seed, others=half == "test")
+        self.watcher.tick()
+        return bench
 
     def _orders(self) -> dict[str, list[int]]:
         depth, most, bench = self.model.depth, self.counts[-1], self.benches["discovery"]
@@ -163,7 +165,9 @@ class _Job:
             self.best[how] = choices[chosen]
         for rule, blocks in choices.items():
             found = {"chosen": rule == chosen, "discovery_kept": _mean(tried[rule].kept), "discovery_kl": _mean(tried[rule].kl)}
-            self.rows.append(self._row(rule, how, blocks) | found | {"seconds": self._seconds(how, blocks)})
+            self.rows.append(self._row(rule, how, blocks) | found)
+            if rule == chosen:
+                self.rows[-1]["seconds"] = self._seconds(how, blocks)
             self.watcher.tick()
 
     def _whole(self) -> None:
@@ -210,11 +214,7 @@ class _Job:
         return vars(cost(self.model, sum(len(prompt.tokens) for prompt in prompts) / len(prompts), blocks, maps))
 
     def _seconds(self, how: str, blocks: tuple[int, ...]) -> float | None:
-        """Measured once for each choice."""
-        if (how, blocks) not in self._timed:
-            maps = self.fitting.maps(blocks) if how == "linear" else None
-            self._timed[how, blocks] = seconds(self.model, self.halves["test"][0], blocks, maps)
-        return self._timed[how, blocks]
+        return seconds(self.model, self.halves["test"][0], blocks, self.fitting.maps(blocks) if how == "linear" else None)
 
     def write(self, folder: Path, asked: Model | str | Path) -> None:
         """The tables, the maps of the chosen blocks, and the checkpoint without them."""

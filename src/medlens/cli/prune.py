@@ -20,7 +20,7 @@ def command(
         float | None, typer.Option(help="Share of the blocks that may go. Default: 0.25 (phantom slices: 0.5).")
     ] = None,
     draws: Annotated[int, typer.Option(help="Random choices of blocks at each size, for comparison.")] = 20,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 2000).")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 2200).")] = None,
     seed: options.Seed = 0,
     max_new_tokens: options.MaxNewTokens = 8,
     question: options.Question = None,
@@ -56,7 +56,8 @@ def command(
     if as_json:
         print(json.dumps({"run": str(run.path), "report": str(run.report), "said": said(run), "chosen": found.to_dicts()}))
         return
-    table(found, "what is kept without some blocks", width=150)
+    told = ["how", "rule", "blocks", "kept", "low", "high", "best_random", "accuracy", "kl", "follows", "parameters", "seconds"]
+    table(found.select(told), "what is kept without some blocks", width=150)
     print(f"{said(run)}\nreport: {run.report}")
     if not checkpoint["why"]:
         print(f"checkpoint: {run.path / 'checkpoint'}")

@@ -31,7 +31,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "follows_high": pl.Float64,
         "parameters": pl.Int64,  # of the whole model with tower, maps among them
         "flops": pl.Float64,  # of decoder and head for one prompt of mean length
-        "seconds": pl.Float64,  # measured: one prompt, median; null for random ones and for a streamed model
+        "seconds": pl.Float64,  # measured, of the chosen ones: one prompt, median; null for a streamed model
         "bytes": pl.Int64,  # of the weights
         "n": pl.Int64,  # questions
         "images": pl.Int64,  # or patients, where the data name them
