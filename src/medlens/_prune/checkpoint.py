@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,7 @@ from medlens.walk.forward import walk
 from medlens.walk.surgery import blocks_dropped
 
 CONFIG, PIECE = "config.json", 2**24  # bytes copied at a time
+RECORD = "medlens_prune.json"
 SAME = 1e-5  # of the largest logit
 LAYERS = "layer_types"  # of a decoder that mixes kinds of attention: the kind of each block
 
@@ -112,6 +114,8 @@ def write_cut(model: Model, blocks: Sequence[int], out: Path) -> bool:
     if (folder / INDEX).is_file():
         _index(folder / INDEX, out / INDEX, names)
     _configure(model, blocks, out / CONFIG)
+    told = {"medlens": version("medlens"), "blocks": model.depth, "dropped": sorted(blocks)}
+    (out / RECORD).write_text(json.dumps(told, indent=1), encoding="utf-8")
     table, head = model.module.get_input_embeddings(), model.head
     places = model.weights.places
     of = {id(module): name for name, module in model.module.named_modules()}

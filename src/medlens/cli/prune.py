@@ -20,7 +20,7 @@ def command(
         float | None, typer.Option(help="Share of the blocks that may go. Default: 0.25 (phantom slices: 0.5).")
     ] = None,
     draws: Annotated[int, typer.Option(help="Random choices of blocks at each size, for comparison.")] = 20,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 2200).")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 1700).")] = None,
     seed: options.Seed = 0,
     max_new_tokens: options.MaxNewTokens = 8,
     question: options.Question = None,

@@ -25,7 +25,7 @@ RULES = {
 LINES = (("rules, dropped", DROPPED, []), ("rules, made linear", LINEAR, []), ("smallest weights, dropped", WEIGHTS, [4, 3]))
 BAND = "random choices: lowest to highest, and their mean"
 COLUMNS = {"kept": ("low", "high"), "follows": ("follows_low", "follows_high")}
-TITLES = {"kept": "answers kept, %", "follows": "of answers that the image changes, still changed, %"}
+TITLES = {"kept": "answers kept, %", "follows": "answers that still follow the image, %"}
 
 
 def write_pruned(folder: Path) -> None:
