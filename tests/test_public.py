@@ -66,6 +66,7 @@ NAMES = [
     "explain",
     "neurons",
     "probe",
+    "prune",
     "reliance",
     "read",
     "self_similarity",

@@ -40,14 +40,16 @@ def cost(model: Model, tokens: float, blocks: Sequence[int], maps: int = 0) -> C
     return Cost(parameters, operations, parameters * model.dtype.itemsize)
 
 
-def seconds(model: Model, prompt: Prompt, blocks: Sequence[int], maps: Sequence[LinearMap] | None = None) -> float | None:
-    """One forward of one prompt, image and tower included: the median of REPEATS, with the blocks really gone. None where the model
+def seconds(
+    model: Model, prompt: Prompt, blocks: Sequence[int], maps: Sequence[LinearMap] | None = None, repeats: int = REPEATS
+) -> float | None:  # fmt: skip
+    """One forward of one prompt, image and tower included: the median of so many, with the blocks really gone. None where the model
     is streamed, and waits for its disk."""
     if model.weights is not None:
         return None
     called, taken = arguments(model, cases(model, [prompt])[0]), list[float]()
     with shortened(model, blocks, maps) if blocks else nullcontext(), hooks.evaluation(model.module):
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             began = time.perf_counter()
             model.module(**called, use_cache=False, logits_to_keep=1)
             taken.append(time.perf_counter() - began)
