@@ -70,6 +70,7 @@ NAMES = [
     "figures",
     "neurons",
     "probe",
+    "prune",
     "reliance",
     "read",
     "self_similarity",

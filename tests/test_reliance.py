@@ -15,11 +15,12 @@ from medlens import _reliance
 from medlens._gate import BOUND, Gate, Swapped, divergence, gate_of, gates, of_answer, stamp, swapped
 from medlens._reliance.consistency import consistency
 from medlens._reliance.shortcuts import covered, looks_written, written
-from medlens._reliance.swapping import Judged, mean_of, right
+from medlens._reliance.swapping import Judged, mean_of
 from medlens._swaps import FEWEST, KINDS, Swap, shuffled, swaps
 from medlens.errors import BadInput
 from medlens.models.prompt import Look, as_batch
 from medlens.report.lights import NOT, RESTING, SHORTCUT, lights, summary, verdict
+from medlens.scoring import right
 from medlens.spread import student
 from medlens.walk.forward import prepare
 from medlens.walk.generate import Decoding, answer_prompt

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from medlens._neighbours import neighbours as neighbours
     from medlens._neurons import neurons as neurons
     from medlens._probe import probe as probe
+    from medlens._prune import prune as prune
     from medlens._reliance import reliance as reliance
     from medlens._study import forecast as forecast
     from medlens._study import study as study
@@ -87,6 +88,7 @@ _HOMES = {
     "medlens._neighbours": ("Neighbours", "neighbours"),
     "medlens._neurons": ("neurons",),
     "medlens._probe": ("probe",),
+    "medlens._prune": ("prune",),
     "medlens._reliance": ("reliance",),
     "medlens._study": ("forecast", "study"),
     "medlens._thin": ("thin",),

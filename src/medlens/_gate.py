@@ -129,12 +129,12 @@ def under(
     tick: Tick = lambda: None, spill: Path | None = None,
 ) -> list[Swapped]:  # fmt: skip
     """`swapped`, under swaps of one's own choice for each prompt."""
-    ids = [_ids(model, prompt, text) for prompt, text in zip(prompts, said, strict=True)]
+    ids = [ids_of(model, prompt, text) for prompt, text in zip(prompts, said, strict=True)]
     asked: list[_Asked] = []
     for k, (prompt, answer, swapped_in) in enumerate(zip(prompts, ids, others, strict=True)):
         if swapped_in and answer:
-            asked.append(_Asked(k, None, _told(model, prompt, Swap("own", 0, prompt.image, prompt.look), answer)))
-            asked += [_Asked(k, swap, _told(model, prompt, swap, answer)) for swap in swapped_in]
+            asked.append(_Asked(k, None, told(model, prompt, Swap("own", 0, prompt.image, prompt.look), answer)))
+            asked += [_Asked(k, swap, told(model, prompt, swap, answer)) for swap in swapped_in]
     rows = _read(model, asked, [len(i) for i in ids], tick, spill)
     return _compared(model, prompts, asked, ids, rows)
 
@@ -154,7 +154,7 @@ def _said(model: Model, prompts: Sequence[Prompt], answers: Sequence[Answer | st
     return [made[k] if text is None else text for k, text in enumerate(given)]
 
 
-def _ids(model: Model, prompt: Prompt, said: Answer | str) -> tuple[int, ...]:
+def ids_of(model: Model, prompt: Prompt, said: Answer | str) -> tuple[int, ...]:
     """The answer's tokens; of one that the model wrote, as it wrote them, with the end. A place for an image, which an untrained
     model may write, ends it too: nothing can be read behind it."""
     if isinstance(said, Answer) and said.ids:
@@ -164,7 +164,7 @@ def _ids(model: Model, prompt: Prompt, said: Answer | str) -> tuple[int, ...]:
     return tuple(tokens.ids[k] for k in tokens.where("answer"))
 
 
-def _told(model: Model, prompt: Prompt, swap: Swap, ids: tuple[int, ...]) -> Prompt:
+def told(model: Model, prompt: Prompt, swap: Swap, ids: tuple[int, ...]) -> Prompt:
     """The question on another image, with the answer behind it but for its last token, which is only to be said."""
     same = swap.look.placeholders == prompt.look.placeholders
     tokens, fed = prompt.tokens if same else read(model, prompt.sample, swap.look), ids[:-1]

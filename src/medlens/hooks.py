@@ -61,6 +61,34 @@ def stand_ins(decoder: nn.Module) -> Iterator[list[_StandIn]]:
         decoder.layers = blocks
 
 
+class Instead(nn.Module):
+    """A function of the hidden state in the place of a block, whose kind it keeps for whoever asks."""
+
+    def __init__(self, block: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._block, self._function = [block], function
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_block"][0], name)
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        return self._function(hidden)
+
+
+@contextmanager
+def blocks_as(decoder: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """With these blocks in the place of `decoder.layers`, fewer or other ones."""
+    before = decoder.layers
+    decoder.layers = nn.ModuleList(blocks)
+    try:
+        yield
+    finally:
+        decoder.layers = before
+
+
 @contextmanager
 def outputs_of_each(modules: Sequence[nn.Module], keep: Keep = lambda whole: whole) -> Iterator[list[Tensor]]:
     """Collect what the modules return, or what `keep` makes of it, in the order of the calls; of a tuple, its first part."""
@@ -122,6 +150,21 @@ def changed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Ite
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
     handle = module.register_forward_hook(changed)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let `module` work, and return `change(first argument)` in the place of what it returns (of a tuple, of its first part)."""
+
+    def instead(_module: nn.Module, inputs: Any, output: Any) -> Any:
+        new = change(inputs[0])
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    handle = module.register_forward_hook(instead)
     try:
         yield
     finally:

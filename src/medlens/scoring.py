@@ -22,6 +22,7 @@ NUMBERS: dict[str, str] = {
     "nine": "9", "ten": "10",
 }  # fmt: skip
 YES_NO = {"yes", "no"}
+RIGHT = 0.5  # an answer to an open question is right where it has at least this share of the true one's words
 
 
 class Score(NamedTuple):
@@ -52,6 +53,12 @@ def score(said: str, truth: str, closed: bool | None = None) -> Score:
     recall = common / len(true) if true else 0.0
     precision = common / len(ours) if ours else 0.0
     return Score(False, None, recall, precision, 2 * recall * precision / (recall + precision) if common else 0.0)
+
+
+def right(said: str, truth: str) -> float:
+    """1 where an answer is right, else 0: a closed one that is said, an open one of which at least RIGHT of the words are."""
+    of_it = score(said, truth)
+    return float(of_it.hit if of_it.hit is not None else (of_it.recall or 0) >= RIGHT)
 
 
 def _given(ours: list[str], true: list[str]) -> bool:

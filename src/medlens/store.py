@@ -69,6 +69,7 @@ class Run:
     calibration = _table("calibration", "How sure the model is, held against how often it is right.")
     confidence = _table("confidence", "What abstaining buys: accuracy at each coverage.")
     importance = _table("importance", "How much each block does, by several rules.")
+    pruned = _table("pruned", "What a model keeps without some of its blocks, one choice a row.")
     shortcuts = _table("shortcuts", "Whether answers follow what is written on the image, by type of question.")
     heads = _table("heads", "Attention heads, patched, one a row.")
     thinned = _table("thinned", "Answers kept when image tokens or units go.")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import medlens
 from medlens._bench.turns import Job, Table, Turns, faster
+from medlens._prune.cost import seconds
 from medlens.saliency.asked import Asked
 from medlens.saliency.blank import entered
 from medlens.saliency.occlusion import occlusion
@@ -16,16 +17,17 @@ from medlens.walk.cases import cases
 from medlens.walk.forward import prepare, walk
 from medlens.walk.target import next_word
 
-QUESTIONS, OCCLUSIONS = 100, 5
+QUESTIONS, OCCLUSIONS, FORWARDS = 100, 5, 50
 FIVE = ("presence", "type", "place", "side", "modality")  # asked of every slice with at most one lesion
 
 
 def section(turns: Turns) -> str:
-    names = ("say_help", "walk_packed", "walk_one_by_one", "occlude_shared", "occlude_one_by_one")
-    said, packed, single, shared, alone = turns(*(Job("small", name) for name in names))
-    table = Table(turns, "times faster", "job", "packed", "one by one")
+    names = ("say_help", "walk_packed", "walk_one_by_one", "occlude_shared", "occlude_one_by_one", "forward_cut", "forward_whole")
+    said, packed, single, shared, alone, cut, whole = turns(*(Job("small", name) for name in names))
+    table = Table(turns, "times faster", "job", "this way", "the other")
     table.add(faster(packed, single), f"walk of {QUESTIONS} questions on some 20 images, phantom", packed, single)
     table.add(faster(shared, alone), "occlusion of each of 64 image tokens, five times, phantom", shared, alone)
+    table.add(faster(cut, whole), f"{FORWARDS} forwards of one question, phantom: without 4 of 8 blocks, and with all", cut, whole)
     return f"## Small jobs\n\n`medlens --help` takes {said.why or format(said.seconds, '.2f') + ' s'}.\n\n{table}"
 
 
@@ -60,6 +62,21 @@ def occlude_one_by_one() -> Callable[[], object]:
                 valued(model, onward(model, way.steps, state[None])[-1], target.behind, target.of)
 
     return run
+
+
+def forward_cut() -> Callable[[], object]:
+    return _forward((2, 3, 5, 7))
+
+
+def forward_whole() -> Callable[[], object]:
+    return _forward(())
+
+
+def _forward(gone: tuple[int, ...]) -> Callable[[], object]:
+    """Of the whole model: image, tower and what is left of the decoder."""
+    model = medlens.load("phantom")
+    prompt = prepare(model, medlens.phantom.samples(1, questions="type")[0])
+    return lambda: seconds(model, prompt, gone, repeats=FORWARDS)
 
 
 def _asked() -> tuple[medlens.Model, Asked]:

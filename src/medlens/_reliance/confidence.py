@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medlens._reliance.swapping import right
 from medlens.measures.calibration import (
     BINS,
     brier,
@@ -17,7 +16,7 @@ from medlens.measures.calibration import (
     selective_accuracy,
     squared_calibration_error,
 )
-from medlens.scoring import score
+from medlens.scoring import right, score
 from medlens.stats.intervals import jackknife, jackknife_share
 from medlens.types import Answer, Value
 from medlens.walk.cases import Prompt

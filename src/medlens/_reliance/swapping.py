@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 from medlens._gate import Gate, Swapped
 from medlens._swaps import ALIKE, KINDS
 from medlens.errors import BadInput
-from medlens.scoring import score
+from medlens.scoring import right
 from medlens.stats import grouped
 from medlens.types import Sample
 from medlens.walk.cases import Prompt
 from medlens.walk.subgroups import values_of
 
 Row = dict[str, Any]
-RIGHT = 0.5  # an answer to an open question is right where it has at least this share of the true one's words
 
 
 class Judged(NamedTuple):
@@ -72,12 +71,6 @@ def summed_up(
         if own := [sample for sample, _ in truths if sample.id in members]:
             found.append({"by": field, "group": group, "swap": "all", "measure": "guess", **_guess(own, unit)})
     return found
-
-
-def right(said: str, truth: str) -> float:
-    """1 where an answer is right by the conventions of `medlens.scoring`, else 0."""
-    of_it = score(said, truth)
-    return float(of_it.hit if of_it.hit is not None else (of_it.recall or 0) >= RIGHT)
 
 
 def mean_of(judged: Sequence[Judged], measure: str) -> Row:

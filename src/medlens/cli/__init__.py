@@ -26,6 +26,7 @@ from medlens.cli import (
     neurons,
     phantom,
     probe,
+    prune,
     reliance,
     report,
     result,
@@ -53,6 +54,7 @@ app.command("report")(report.command)
 app.command("thin")(thin.command)
 app.command("answer")(answer.command)
 app.command("doctor")(doctor.command)
+app.command("prune")(prune.command)
 app.command("edit")(edit.command)
 app.command("bench")(bench.command)
 app.command("figures")(figures.command)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from medlens.tables import maps, neurons, reliance, study, thinned, viewing
+from medlens.tables import maps, neurons, pruned, reliance, study, thinned, viewing
 
 TABLES: dict[str, dict[str, Any]] = {
-    **study.COLUMNS, **neurons.COLUMNS, **maps.COLUMNS, **reliance.COLUMNS, **viewing.COLUMNS, **thinned.COLUMNS,
+    **study.COLUMNS, **neurons.COLUMNS, **maps.COLUMNS, **reliance.COLUMNS, **viewing.COLUMNS, **thinned.COLUMNS, **pruned.COLUMNS,
 }  # fmt: skip

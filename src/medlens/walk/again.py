@@ -37,6 +37,10 @@ class Again:
         for _ in steps(model, self.walkers, [], tick, self._once):
             pass
 
+    def state(self, layer: int, number: int) -> Tensor:
+        """State `layer`, (T, d), of the case of this number, as it was the first time."""
+        return self._once.get(layer, number)
+
     def walk(
         self, finish: Finish, begin: int | None = None, which: Sequence[int] | None = None, end: int | None = None,
         changed: Changed = unchanged,
