@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from medlens.store import Run
-from medlens.viewer import STATIC
+from medlens.viewer.files import STATIC
 from medlens.viewer.data import Shown
 from medlens.viewer.packing import as_json
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from medlens.errors import BadInput
 from medlens.store import Run
-from medlens.viewer import STATIC
+from medlens.viewer.files import STATIC
 from medlens.viewer.data import Shown, open_shown
 
 
