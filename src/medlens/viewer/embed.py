@@ -28,7 +28,7 @@ def fragment(run: Run, samples: Sequence[str] | None = None) -> Embedded | None:
     """The viewer for a few samples, by name; by default the first that are looked at token by token. None where there are none."""
     shown = Shown(run)
     index = shown.index
-    places = [k for k, about in enumerate(index["samples"]) if (about["id"] in samples if samples else about["seen"])]
+    places = [k for k, about in enumerate(index["samples"]) if (about["id"] in samples if samples else "looks" in about["seen"])]
     places = places if samples else places[:SHOWN]
     if not places:
         return None

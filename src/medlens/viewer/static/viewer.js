@@ -150,11 +150,13 @@ class Viewer {
   }
 
   options() {
-    const seen = new Map(this.ids.map((id) => [id, this.index.some((run) => run.samples.find((x) => x.id === id)?.seen.includes("looks"))]));
-    const asked = new Map(this.index.flatMap((run) => run.samples.map((sample) => [sample.id, sample.question])));
-    const listed = (wanted) => this.ids.filter((id) => seen.get(id) === wanted).map((id) => h("option", { value: id }, `${asked.get(id) ?? ""}  ·  ${id}`));
+    const every = this.index.flatMap((run) => run.samples);
+    const asked = new Map(every.map((sample) => [sample.id, sample.question]));
+    const most = new Map();
+    for (const { id, seen } of every) most.set(id, Math.max(most.get(id) ?? 0, seen.includes("looks") ? seen.length : 0));
+    this.ids.sort((a, b) => most.get(b) - most.get(a)); // of which most is known; stable
+    const listed = (wanted) => this.ids.filter((id) => most.get(id) > 0 === wanted).map((id) => h("option", { value: id }, `${asked.get(id) ?? ""}  ·  ${id}`));
     const [first, rest] = [listed(true), listed(false)];
-    this.ids.sort((a, b) => seen.get(b) - seen.get(a)); // stable: in the order of the list
     if (!first.length || !rest.length) return [...first, ...rest];
     return [h("optgroup", { label: "Token by token" }, ...first), h("optgroup", { label: "Others" }, ...rest)];
   }
@@ -462,14 +464,14 @@ class Pane {
     const found = this.fires(this.subject, block) ?? [];
     const most = Math.max(...found.map(({ value }) => Math.abs(value)), 1e-12);
     return section("units", title,
-      h("p", { class: "soft" }, `At ${this.name(this.subject)}, in block ${block}, by activation times the length of what they write.`),
+      h("p", { class: "soft" }, `At ${this.name(this.subject)}, in block ${block}, by |activation| × length of what they write; and the words that this raises.`),
       ...found.map(({ unit, value }) => this.unit(unit, value, most)), found.length ? null : empty("None is known here."), named);
   }
 
   unit(unit, value, most) {
     const bar = h("i", { class: `bar ${value < 0 ? "below" : ""}` });
     if (value !== undefined) bar.style.width = `${(100 * Math.abs(value)) / most}%`;
-    const words = this.raises(unit).slice(0, 4).join(", ");
+    const words = this.written(unit, value < 0 ? "lowers" : "raises").slice(0, 4).join(", "); // below 0 it writes the other way round
     return h("button", { type: "button", class: "unit", key: this.key(`unit ${unit}`), "aria-pressed": String(unit === this.state.unit),
       "aria-label": `Unit ${unit}${value === undefined ? "" : `, activation ${fmt(value)}`}, raises ${words}`,
       onclick: () => this.viewer.set({ unit: unit === this.state.unit ? null : unit }) },
@@ -479,10 +481,6 @@ class Pane {
   written(unit, way) {
     const own = this.payload.units[unit]?.[way];
     return own ? own.map((word) => plain(this.payload.words[word])) : (this.run.cards[unit]?.[0][way] ?? []).map(plain);
-  }
-
-  raises(unit) {
-    return this.written(unit, "raises");
   }
 
   // The cards of a unit, from whichever of the runs has looked at it in the same model.
@@ -504,8 +502,8 @@ class Pane {
       h("p", { class: "soft" }, card.note ?? ""),
       h("div", { class: "pictures" }, ...card.pictures.map((src) => h("img", { src, alt: `where unit ${unit} is most active` })))));
     return section("unit-card", `Unit ${unit}`,
-      h("dl", {}, ...line("raises", this.raises(unit), "up"), ...line("lowers", this.written(unit, "lowers"), "down")),
-      h("p", { class: "soft" }, `In this sample it is among those that write most at ${patches.length} patches, outlined on the image, and ${texts.length} other tokens.`),
+      h("dl", {}, ...line("raises", this.written(unit, "raises"), "up"), ...line("lowers", this.written(unit, "lowers"), "down")),
+      h("p", { class: "soft" }, `In this sample it is among those that write most at ${patches.length} patches, outlined on the image, and ${texts.length} other tokens. Where its activation is below 0, it raises what it lowers.`),
       h("div", { class: "prompt" }, ...where),
       ...(cards.length ? cards : [empty("No card: medlens neurons MODEL DATA tests whether single units matter.")]));
   }
@@ -516,9 +514,9 @@ class Pane {
     if (!maps) return section("maps", title, empty(missing.maps));
     const verdict = (map) => h("span", { class: `chip ${VERDICTS[map.verdict] ?? ""}` }, map.verdict);
     const list = maps.map((map) => h("button", { type: "button", class: "map", disabled: map.values === null, key: this.key(`map ${map.map} ${map.method}`),
-      "aria-pressed": String(map.values !== null && this.state.on === `map${map.map}`), onclick: () => this.viewer.set({ on: `map${map.map}` }) },
+      "aria-pressed": String(map.values !== null && this.image.on === `map${map.map}`), onclick: () => this.viewer.set({ on: `map${map.map}` }) },
       h("span", {}, map.method.replaceAll("_", " ")), h("span", { class: "soft" }, map.layer === null ? "" : `block ${map.layer}`), verdict(map)));
-    const chosen = maps.find((map) => this.state.on === `map${map.map}` && map.values);
+    const chosen = maps.find((map) => this.image.on === `map${map.map}` && map.values);
     return section("maps", title, ...list, chosen ? this.drawChosen(chosen) : null);
   }
 
@@ -526,7 +524,7 @@ class Pane {
     const mark = (check) => (check.passed === null ? h("td", { class: "soft" }, "no say") : h("td", { class: check.passed ? "good" : "bad" }, check.passed ? "passed" : "failed"));
     const row = (check) => h("tr", {}, h("th", { scope: "row" }, check.check, " ", h("span", { class: "soft" }, check.of)), h("td", {}, fmt(check.value)), h("td", {}, fmt(check.reference)), mark(check));
     const head = h("tr", {}, ...["check", "value", "beside", ""].map((name) => h("th", { scope: "col" }, name)));
-    return h("div", { class: "chosen" }, h("p", {}, map.target), h("p", { class: "soft" }, [map.why, map.note].filter(Boolean).join(". ")),
+    return h("div", { class: "chosen" }, h("p", {}, map.target), h("p", { class: "soft" }, map.note),
       map.checks.length ? h("div", { class: "wide" }, h("table", {}, h("thead", {}, head), h("tbody", {}, ...map.checks.map(row)))) : null);
   }
 }
@@ -581,10 +579,10 @@ class Picture {
 
   layers() {
     const { payload, state } = this.pane;
-    const maps = (payload.maps ?? []).filter((map) => map.values).map((map) => [`map${map.map}`, map.method.replaceAll("_", " "), map.verdict]);
-    const known = [...(payload.looks ? [["looks", "where it looks"]] : []), ...(payload.lens ? [["words", "what patches say"]] : []), ...maps];
-    const found = [...known, ["none", "image alone"]];
-    return { found, on: found.some(([name]) => name === state.on) ? state.on : found[0][0] };
+    const own = [...(payload.looks ? [["looks", "where it looks"]] : []), ...(payload.lens ? [["words", "what patches say"]] : []), ["none", "image alone"]];
+    const maps = (payload.maps ?? []).filter((map) => map.values).map((map) => `map${map.map}`);
+    const first = payload.looks || !maps.length ? own[0][0] : maps[0];
+    return { own, on: [...own.map(([name]) => name), ...maps].includes(state.on) ? state.on : first };
   }
 
   content(on) {
@@ -606,15 +604,15 @@ class Picture {
     }
     const map = (payload.maps ?? []).find((m) => `map${m.map}` === on);
     if (!map) return { words: "" };
-    return { values: map.values, label: "for the answer", verdict: map.verdict, words: `${map.method.replaceAll("_", " ")}: ${map.verdict}. ${map.why}` };
+    return { values: map.values, label: "for the answer", verdict: map.verdict, words: `${map.method.replaceAll("_", " ")}${map.why ? `: ${map.why}` : ""}` };
   }
 
   draw() {
     const { viewer, state } = this.pane;
-    const { found, on } = this.layers();
-    this.choice.replaceChildren(...found.map(([name, label, verdict]) =>
-      h("button", { type: "button", key: this.pane.key(`on ${name}`), "aria-pressed": String(name === on), onclick: () => viewer.set({ on: name }) },
-        label, verdict ? h("span", { class: `dot ${VERDICTS[verdict] ?? ""}`, title: verdict }, h("span", { class: "unseen" }, verdict)) : null)));
+    const { own, on } = this.layers();
+    this.on = on;
+    this.choice.replaceChildren(...own.map(([name, label]) =>
+      h("button", { type: "button", key: this.pane.key(`on ${name}`), "aria-pressed": String(name === on), onclick: () => viewer.set({ on: name }) }, label)));
     const shown = (this.shown = this.content(on));
     const scale = shown.values ? scaleOf(shown.values, shown.but) : null;
     this.cells.forEach((cell, k) => {
@@ -631,7 +629,7 @@ class Picture {
     });
     this.mark(shown.but ?? [], state);
     this.bar.replaceChildren(...(scale ? this.colours(scale, shown.label) : []));
-    this.caption.textContent = shown.words;
+    this.caption.replaceChildren(...(shown.verdict ? [h("span", { class: `chip ${VERDICTS[shown.verdict] ?? ""}` }, shown.verdict), " "] : []), shown.words);
     this.svg.setAttribute("aria-description", shown.words);
     const best = shown.values ? shown.values.reduce((b, v, k) => (v !== null && !shown.but?.includes(k) && v > (shown.values[b] ?? -Infinity) ? k : b), -1) : -1;
     this.said = best >= 0 ? `Strongest on the image: patch ${best}, ${fmt(shown.values[best])}.` : "";
