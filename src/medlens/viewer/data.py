@@ -24,6 +24,10 @@ FROM = {  # what writes a table
     "gates": "medlens reliance MODEL DATA",
     "cards": "medlens neurons MODEL DATA --by finding",
 }
+MORE = dict.fromkeys(FROM, "medlens study MODEL DATA --lens-images N") | {
+    "maps": "medlens study MODEL DATA --map-images N",
+    "gates": "medlens reliance MODEL DATA",
+}
 OF_SAMPLES = ("lens", "decisions", "looks", "fires", "maps", "gates")
 ABOUT = ("question", "question_type", "answer", "said", "correct", "file", "image")
 SAMPLE = ("sample", "image", "question", "question_type", "answer", "file", "picture")
@@ -239,9 +243,11 @@ class Shown:
         table = self._table(name)
         return set() if table is None else set(table["sample"].unique().to_list())
 
-    def _missing(self, name: str) -> str:
-        """Why a panel is empty, and what would fill it."""
-        if self._table(name) is None or not self._with(name):
-            return f"Not in this run. What writes it: {FROM[name]}"
-        few = len(self._with(name))
-        return f"Not of this sample: the run holds it for {few} of {len(self.samples)}. More: --lens-images, --map-images."
+    def _missing(self, name: str) -> dict[str, str]:
+        """Why a panel is empty, and the command that would fill it."""
+        if not (few := len(self._with(name))):
+            return {"why": "Not in this run. What writes it:", "command": FROM[name]}
+        return {
+            "why": f"Not of this sample: the run holds it of {few} among {len(self.samples)}. More of them:",
+            "command": MORE[name],
+        }

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from medlens.store import Run
-from medlens.viewer.files import STATIC
 from medlens.viewer.data import Shown
+from medlens.viewer.files import STATIC
 from medlens.viewer.packing import as_json
 
 SHOWN = 3  # samples, where none are named

@@ -7,8 +7,8 @@ from typing import Any
 
 from medlens.errors import BadInput
 from medlens.store import Run
-from medlens.viewer.files import STATIC
 from medlens.viewer.data import Shown, open_shown
+from medlens.viewer.files import STATIC
 
 
 def view(run: Run | str | Path, other: Run | str | Path | None = None) -> Any:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from medlens.errors import BadInput
-from medlens.viewer.files import STATIC
 from medlens.viewer.data import Shown
+from medlens.viewer.files import STATIC
 from medlens.viewer.packing import as_json
 
 LOOPBACK = "127.0.0.1"

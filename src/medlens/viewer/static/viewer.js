@@ -73,6 +73,7 @@ const h = (tag, attributes, ...children) => made(document.createElement(tag), at
 const s = (tag, attributes, ...children) => made(document.createElementNS(SVG, tag), attributes, children);
 const section = (name, title, ...children) => h("section", { class: `card ${name}`, "aria-label": title }, h("h3", {}, title), ...children);
 const empty = (words) => h("p", { class: "empty" }, words);
+const missed = ({ why, command }) => h("p", { class: "empty" }, why, " ", h("code", {}, command));
 
 // ---- numbers, words, colours
 
@@ -153,7 +154,7 @@ class Viewer {
     const every = this.index.flatMap((run) => run.samples);
     const asked = new Map(every.map((sample) => [sample.id, sample.question]));
     const most = new Map();
-    for (const { id, seen } of every) most.set(id, Math.max(most.get(id) ?? 0, seen.includes("looks") ? seen.length : 0));
+    for (const { id, seen } of every) most.set(id, (most.get(id) ?? 0) + (seen.includes("looks") ? seen.length : 0));
     this.ids.sort((a, b) => most.get(b) - most.get(a)); // of which most is known; stable
     const listed = (wanted) => this.ids.filter((id) => most.get(id) > 0 === wanted).map((id) => h("option", { value: id }, `${asked.get(id) ?? ""}  ·  ${id}`));
     const [first, rest] = [listed(true), listed(false)];
@@ -263,6 +264,7 @@ class Pane {
     this.number = number;
     this.tokens = [];
     this.predicts = null;
+    this.opened = new Set();
     this.root = h("article", { class: "pane", "aria-label": `Run ${run.run}` });
   }
 
@@ -312,7 +314,8 @@ class Pane {
     return h("div", { class: "asked" },
       h("p", { class: "question" }, about.question ?? ""),
       h("p", { class: "answer" }, h("b", {}, about.said ?? "no answer"), " ", mark, " ", truth, " ", rests),
-      h("p", { class: "gate soft" }, gate ? gate.words : `Whether it rests on the image: ${missing.gates}`));
+      gate ? h("p", { class: "soft" }, gate.words) : null,
+      gate ? null : h("p", { class: "soft" }, "Whether it rests on the image: ", missing.gates.why, " ", h("code", {}, missing.gates.command)));
   }
 
   prompt() {
@@ -411,7 +414,7 @@ class Pane {
   drawSays() {
     const { lens, missing } = this.payload;
     const title = "What it would say, state by state";
-    if (!lens) return section("says", title, empty(missing.lens));
+    if (!lens) return section("says", title, missed(missing.lens));
     const position = this.subject;
     const rows = [...lens.states].reverse().map((state) => {
       const said = this.says(position, state);
@@ -431,7 +434,7 @@ class Pane {
   drawDecides() {
     const { decisions, missing, words } = this.payload;
     const title = "How the answer comes about";
-    if (!decisions) return section("decides", title, empty(missing.decisions));
+    if (!decisions) return section("decides", title, missed(missing.decisions));
     const known = decisions.filter((d) => d.log_odds !== null);
     const odds = known.map((d) => d.log_odds);
     const [low, high] = [Math.min(0, ...odds), Math.max(0, ...odds)];
@@ -456,9 +459,9 @@ class Pane {
   drawUnits() {
     const title = "Units that write most here";
     const { missing, fires } = this.payload;
-    const cards = Object.keys(this.run.cards);
-    const named = cards.length ? h("div", { class: "named" }, h("p", { class: "soft" }, "With a card in this run:"), ...cards.map((unit) => this.unit(unit))) : null;
-    if (!fires) return section("units", title, empty(missing.fires), named);
+    const cards = [...new Set(this.same.flatMap((run) => Object.keys(run.cards)))];
+    const named = cards.length ? this.folded("named", `Units with a card: ${cards.length}`, ...cards.map((unit) => this.unit(unit))) : null;
+    if (!fires) return section("units", title, missed(missing.fires), named);
     const block = this.layer - 1;
     if (block < 0) return section("units", title, empty("State 0 is before the first block: no unit has written yet."), named);
     const found = this.fires(this.subject, block) ?? [];
@@ -480,13 +483,23 @@ class Pane {
 
   written(unit, way) {
     const own = this.payload.units[unit]?.[way];
-    return own ? own.map((word) => plain(this.payload.words[word])) : (this.run.cards[unit]?.[0][way] ?? []).map(plain);
+    return own ? own.map((word) => plain(this.payload.words[word])) : (this.cards(unit)[0]?.[way] ?? []).map(plain);
   }
 
-  // The cards of a unit, from whichever of the runs has looked at it in the same model.
+  // The runs that are of the same model, this one among them: what one knows of a unit holds in the other.
+  get same() {
+    return this.viewer.index.filter((run) => run === this.run || (run.fingerprint && run.fingerprint === this.run.fingerprint));
+  }
+
   cards(unit) {
-    const same = (run) => run === this.run || (run.fingerprint && run.fingerprint === this.run.fingerprint);
-    return this.viewer.index.filter(same).flatMap((run) => run.cards[unit] ?? []);
+    return this.same.flatMap((run) => run.cards[unit] ?? []);
+  }
+
+  // Opened and closed by the reader, and as he left it when it is drawn again.
+  folded(name, title, ...children) {
+    const open = this.opened.has(name);
+    const toggle = (event) => (event.currentTarget.open ? this.opened.add(name) : this.opened.delete(name));
+    return h("details", { class: name, open, ontoggle: toggle }, h("summary", { key: this.key(`fold ${name}`) }, title), ...children);
   }
 
   drawCard(unit) {
@@ -511,7 +524,7 @@ class Pane {
   drawMaps() {
     const title = "What speaks for the answer";
     const { maps, missing } = this.payload;
-    if (!maps) return section("maps", title, empty(missing.maps));
+    if (!maps) return section("maps", title, missed(missing.maps));
     const verdict = (map) => h("span", { class: `chip ${VERDICTS[map.verdict] ?? ""}` }, map.verdict);
     const list = maps.map((map) => h("button", { type: "button", class: "map", disabled: map.values === null, key: this.key(`map ${map.map} ${map.method}`),
       "aria-pressed": String(map.values !== null && this.image.on === `map${map.map}`), onclick: () => this.viewer.set({ on: `map${map.map}` }) },
@@ -525,7 +538,7 @@ class Pane {
     const row = (check) => h("tr", {}, h("th", { scope: "row" }, check.check, " ", h("span", { class: "soft" }, check.of)), h("td", {}, fmt(check.value)), h("td", {}, fmt(check.reference)), mark(check));
     const head = h("tr", {}, ...["check", "value", "beside", ""].map((name) => h("th", { scope: "col" }, name)));
     return h("div", { class: "chosen" }, h("p", {}, map.target), h("p", { class: "soft" }, map.note),
-      map.checks.length ? h("div", { class: "wide" }, h("table", {}, h("thead", {}, head), h("tbody", {}, ...map.checks.map(row)))) : null);
+      map.checks.length ? this.folded("checks", `Its report card: ${map.checks.length} checks`, h("table", {}, h("thead", {}, head), h("tbody", {}, ...map.checks.map(row)))) : null);
   }
 }
 
@@ -551,7 +564,7 @@ class Picture {
     this.caption = h("p", { class: "caption" });
     this.hover = h("p", { class: "hover soft" });
     const notes = [picture ? "" : "This run keeps no picture of it.", patches.note].filter(Boolean);
-    this.root = section("picture", "The image", this.choice, h("div", { class: "frame" }, this.svg), this.bar, this.caption, this.hover, ...notes.map((note) => h("p", { class: "soft" }, note)));
+    this.root = section("picture", "The image", this.choice, picture || patches.boxes.length ? h("div", { class: "frame" }, this.svg) : null, this.bar, this.caption, this.hover, ...notes.map((note) => h("p", { class: "soft" }, note)));
     if (picture) this.fit(picture);
   }
 
@@ -595,7 +608,7 @@ class Picture {
       const found = pane.looks(state.token, block);
       if (!found) return { words: `${name} stands before the image, or is not there: it cannot look at it.` };
       const total = found.weights.reduce((sum, w) => sum + w, 0);
-      const sinks = found.sinks.length ? ` ${found.sinks.length === 1 ? "One patch" : `${found.sinks.length} patches`} (crossed) draw attention whoever looks.` : "";
+      const sinks = found.sinks.length ? ` ${found.sinks.length === 1 ? "One patch (crossed) draws" : `${found.sinks.length} patches (crossed) draw`} attention whoever looks.` : "";
       return { values: found.weights, but: found.sinks, label: "attention", words: `${name} gives the image ${fmt(total)} of its attention in block ${block}, mean over heads.${sinks} Where a token looks is not why it speaks.` };
     }
     if (on === "words") {
@@ -669,7 +682,7 @@ class Picture {
     const { pane } = this;
     const at = k ?? pane.state.patch;
     if (at === null || !this.cells[at]) {
-      this.hover.textContent = "Click a patch for its words and units.";
+      this.hover.textContent = this.cells.length ? "Click a patch for its words and units." : "";
       return;
     }
     const said = pane.says(pane.payload.patches.positions[at], pane.layer)?.[0];
