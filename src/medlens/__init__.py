@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from medlens.types import Sample as Sample
     from medlens.types import Tokens as Tokens
     from medlens.types import Value as Value
+    from medlens.viewer.notebook import view as view
     from medlens.walk.forward import Forward as Forward
     from medlens.walk.forward import forward as forward
     from medlens.walk.generate import answer as answer
@@ -111,6 +112,7 @@ _HOMES = {
     "medlens.report.again": ("make_report",),
     "medlens.store": ("Run", "open_run"),
     "medlens.types": ("Answer", "Heatmap", "Region", "Sample", "Tokens", "Value"),
+    "medlens.viewer.notebook": ("view",),
     "medlens.walk.forward": ("Forward", "forward"),
     "medlens.walk.generate": ("answer",),
 }  # fmt: skip

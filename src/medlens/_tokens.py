@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from medlens import hooks
+from medlens.data.images import open_image
 from medlens.errors import BadModel
 from medlens.measures.sinks import sinks
 from medlens.models import Model
+from medlens.models.registration import boxes
 from medlens.models.unembedding import Unembedding
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.forward import steps
@@ -48,6 +50,21 @@ def shown(model: Model, prompts: Sequence[Prompt], room: Room | None = None, tic
                 fires += [r for case, found in zip(laid, strongest[b], strict=True) for r in _fires(case, b, found)]
                 strongest[b].clear()
     return {"looks": looks, "fires": fires, "unit_writes": _writes(model, {(f["layer"], u) for f in fires for u in f["units"]})}
+
+
+def places(model: Model, prompts: Sequence[Prompt]) -> list[Record]:
+    """Where the image tokens of these prompts lie on their images: records of the table `places`."""
+    found: list[Record] = []
+    for sample in (prompt.sample for prompt in prompts if len(prompt.sample.images) == 1):
+        image = open_image(sample.image, sample.id, grey=True)
+        try:
+            placed = boxes(model, image)
+        except BadModel:
+            return []  # a family whose tokens cannot be placed
+        shares = (placed / [image.width, image.height, image.width, image.height]).tolist()
+        edges = ("left", "top", "right", "bottom")
+        found += [{"sample": sample.id, "token": k} | dict(zip(edges, box, strict=True)) for k, box in enumerate(shares)]
+    return found
 
 
 def _down(model: Model) -> list[nn.Linear]:

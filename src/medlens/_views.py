@@ -19,7 +19,7 @@ from medlens import store
 from medlens._explain import explain, methods_for, ticks
 from medlens._explain.page import Explanation, rows_of_map
 from medlens._prepare import Watcher
-from medlens._tokens import shown
+from medlens._tokens import places, shown
 from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.instruments.lens import worded
 from medlens.lens_page.svg import as_png
@@ -29,7 +29,7 @@ from medlens.plan import MAPPED, WIDE, Plan
 from medlens.walk.cases import Prompt
 from medlens.walk.room import Files
 
-OF_TOKENS, OF_MAPS = ("looks", "fires", "unit_writes"), ("maps", "trust", "checks", "gates")
+OF_TOKENS, OF_MAPS = ("looks", "fires", "unit_writes", "places"), ("maps", "trust", "checks", "gates")
 TABLES = OF_TOKENS + OF_MAPS
 WALKS = 130  # of a sample, for each map: its card, the map itself, and its share of the gate
 PIXELS = 480  # of a picture's longer side
@@ -73,7 +73,7 @@ def make(model: Model, plan: Plan, found: Chosen, told: Sequence[Prompt], folder
         lengths = [len(prompt.tokens) for prompt in tokens]
         with tempfile.TemporaryDirectory(dir=scratch) as waiting:
             room = Files(Path(waiting), lengths, model.width, model.dtype, model.device)
-            _keep(folder / "tokens", shown(model, tokens, room, watcher.tick), {})
+            _keep(folder / "tokens", shown(model, tokens, room, watcher.tick) | {"places": places(model, tokens)}, {})
     if maps:
         steps = ticks(len(methods_for(model)))
         watcher.begin("making maps", steps * len(maps))

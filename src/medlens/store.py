@@ -59,6 +59,7 @@ class Run:
     trust = _table("trust", "The maps, one a row, with the verdict of their report cards.")
     looks = _table("looks", "Where each token of a few samples looks, block by block.")
     fires = _table("fires", "Which units write most at each token of a few samples.")
+    places = _table("places", "Where the image tokens of a few samples lie on their images.")
     unit_writes = _table("unit_writes", "The words that these units raise and lower.")
     flow = _table("flow", "What blocked attention costs, one path and window a row.")
     reliance = _table("reliance", "What swapping its image did to each answer, one swap a row.")

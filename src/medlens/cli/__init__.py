@@ -32,6 +32,7 @@ from medlens.cli import (
     result,
     study,
     thin,
+    view,
 )
 from medlens.errors import MedlensError, MedlensWarning
 
@@ -46,6 +47,7 @@ app.command("study")(study.command)
 app.command("merge")(merge.command)
 app.command("claims")(claims.command)
 app.command("compare")(compare.command)
+app.command("view")(view.command)
 app.command("probe")(probe.command)
 app.command("explain")(explain.command)
 app.command("neurons")(neurons.command)

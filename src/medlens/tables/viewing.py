@@ -25,6 +25,14 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "units": pl.List(pl.Int32),
         "activations": pl.List(pl.Float32),
     },
+    "places": {  # where each image token lies on the image; none where that cannot be said (several images, an unknown family)
+        "sample": pl.String,
+        "token": pl.Int32,  # of the image, from 0
+        "left": pl.Float64,  # shares of the image's width and height; outside 0 .. 1 where the model pads; NaN: it has no place
+        "top": pl.Float64,
+        "right": pl.Float64,
+        "bottom": pl.Float64,
+    },
     "unit_writes": {  # of every unit in `fires`, the words that it raises and lowers most, by its direction alone
         "layer": pl.Int32,
         "unit": pl.Int32,

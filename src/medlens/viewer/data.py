@@ -1,0 +1,253 @@
+"""What the viewer shows of a run: an index of its samples, and one payload a sample. Reads the store alone."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from medlens import store
+from medlens.errors import BadRun
+from medlens.store import Run
+from medlens.viewer import packing
+from medlens.viewer.pictures import data_url
+
+FROM = {  # what writes a table
+    "lens": "medlens study MODEL DATA --instrument lens",
+    "decisions": "medlens study MODEL DATA --instrument lens",
+    "looks": "medlens study MODEL DATA --instrument tokens",
+    "fires": "medlens study MODEL DATA --instrument tokens",
+    "maps": "medlens study MODEL DATA --instrument maps --map-images 2",
+    "gates": "medlens reliance MODEL DATA",
+    "cards": "medlens neurons MODEL DATA --by finding",
+}
+MORE = dict.fromkeys(FROM, "medlens study MODEL DATA --lens-images N") | {
+    "maps": "medlens study MODEL DATA --map-images N",
+    "gates": "medlens reliance MODEL DATA",
+}
+OF_SAMPLES = ("lens", "decisions", "looks", "fires", "maps", "gates")
+ABOUT = ("question", "question_type", "answer", "said", "correct", "file", "image")
+SAMPLE = ("sample", "image", "question", "question_type", "answer", "file", "picture")
+KEPT = 64  # payloads that are kept in memory
+
+
+def open_shown(path: str | Path) -> Shown:
+    """A run as the viewer sees it. Raises BadRun where there is none, or it is unfinished or damaged."""
+    path = Path(path)
+    part = path if path.name.endswith(".part") else path.with_name(f"{path.name}.part")
+    if part.is_dir() and not (path / "manifest.json").is_file():
+        name = path.name.removesuffix(".part")
+        raise BadRun(f"{name} is unfinished: repeat the command that began it, and it goes on from there")
+    return Shown(store.open_run(path))
+
+
+class Shown:
+    """A run as JSON."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.payload = lru_cache(KEPT)(self._payload)
+        _ = self.samples
+
+    # ---- the whole run
+
+    @cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """What was asked, in order. Of a run without `samples`, such as of `medlens explain`, the one in its manifest."""
+        if (table := self._table("samples")) is not None:
+            said = self._table("answers")
+            table = table.select(*SAMPLE)
+            if said is not None:
+                said = said.select("sample", said="answer", correct="correct")
+                table = table.join(said, on="sample", how="left", maintain_order="left")
+            return table.to_dicts()
+        about = self.run.manifest
+        if "sample" not in about:
+            raise BadRun(f"{self.run.path.name} holds no samples to look at; give a run of study, neurons, reliance or explain")
+        said = {"question": about["question"], "said": about["answer"], "answer": about.get("truth")}
+        return [dict.fromkeys(SAMPLE) | {"sample": about["sample"]} | said]
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        model = self.run.manifest.get("model", {})
+        named = model if isinstance(model, dict) else {"name": model}
+        there = {table: self._with(table) for table in OF_SAMPLES}
+        return {
+            "run": self.run.path.name,
+            "model": str(named.get("name")),
+            "fingerprint": named.get("fingerprint"),
+            "depth": self._depth,
+            "made": self.run.manifest.get("created"),
+            "notes": self._notes,
+            "samples": [
+                {
+                    "id": record["sample"],
+                    "question": record["question"],
+                    "said": record.get("said"),
+                    "seen": [table for table in OF_SAMPLES if record["sample"] in there[table]],
+                }
+                for record in self.samples
+            ],
+            "cards": self._cards,
+        }
+
+    @cached_property
+    def _notes(self) -> list[str]:
+        """What is to be known before the rest is looked at."""
+        old = [name for name in store.TABLES if self._file(name).exists() and not self._fits(name)]
+        found = [f"written by another version, and not shown: {', '.join(old)}; repeat the study to see them"] if old else []
+        if not any(self._file(name).exists() for name in ("looks", "fires")):
+            found.append("This run shows no single tokens: it is of an older medlens, or of another command than study.")
+        return found
+
+    @cached_property
+    def _depth(self) -> int:
+        """Blocks: as the manifest says, or as far as the tables go."""
+        model = self.run.manifest.get("model")
+        if isinstance(model, dict) and isinstance(model.get("blocks"), int):
+            return model["blocks"]
+        table = self._table("maps")
+        return 0 if table is None else 1 + max(table["layer"].drop_nulls().to_list(), default=-1)
+
+    @cached_property
+    def _cards(self) -> dict[str, list[dict[str, Any]]]:
+        """Cards of units by their name, "12.431"; a unit may have one for each word."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for card in packing.records(table) if (table := self._table("cards")) is not None else []:
+            pictures = [data_url(self.run.path, name) for name in card.pop("pictures") or []]
+            shown = {name: card[name] for name in ("concept", "verdict", "raises", "lowers", "iou_ratio", "text_p", "note")}
+            found.setdefault(f"{card['layer']}.{card['unit']}", []).append(shown | {"pictures": [p for p in pictures if p]})
+        return found
+
+    # ---- one sample
+
+    def _payload(self, place: int) -> bytes:
+        return packing.as_json(self.sample(place))
+
+    def sample(self, place: int) -> dict[str, Any]:
+        """All that is shown of the sample at this place of the index. Raises IndexError."""
+        record, words = self.samples[place], packing.Words()
+        tables = {table: self._of(table, record["sample"]) for table in OF_SAMPLES}
+        there = {table: rows for table, rows in tables.items() if rows is not None}
+        fires = packing.fires(there["fires"]) if "fires" in there else None
+        tokens = self._tokens(tables)
+        return {
+            "id": record["sample"],
+            "about": {name: record.get(name) for name in ABOUT},
+            "picture": data_url(self.run.path, record["picture"]),
+            "tokens": tokens,
+            "patches": self._patches(record["sample"], tokens, tables),
+            "lens": packing.lens(there["lens"], words) if "lens" in there else None,
+            "decisions": packing.records(there["decisions"].sort("layer"), "sample") if "decisions" in there else None,
+            "looks": packing.looks(there["looks"]) if "looks" in there else None,
+            "fires": fires,
+            "units": {} if fires is None else self._writes(fires, words),
+            "maps": self._maps(record["sample"], tables["maps"]),
+            "gate": self._gate(tables["gates"]),
+            "missing": {table: self._missing(table) for table in OF_SAMPLES if table not in there},
+            "words": words.all,
+        }
+
+    def _tokens(self, tables: dict[str, pl.DataFrame | None]) -> list[dict[str, Any]]:
+        """Text and group of each place in the prompt, from whatever table knows it."""
+        known: dict[int, tuple[str, str]] = {}
+        for name in ("lens", "fires", "looks"):
+            if (table := tables[name]) is not None:
+                first = table.unique("position", keep="first", maintain_order=True)
+                for position, text, group in first.select("position", "token", "tokens").iter_rows():
+                    known.setdefault(position, (text, group))
+        every = (known.get(k, ("", "template")) for k in range(1 + max(known, default=-1)))
+        return [{"text": text, "group": group} for text, group in every]
+
+    def _patches(self, sample: str, tokens: list[dict[str, Any]], tables: dict[str, pl.DataFrame | None]) -> dict[str, Any]:
+        """Where the image's tokens are in the prompt, and where on the image: boxes are shares of its width and height."""
+        positions = [k for k, token in enumerate(tokens) if token["group"] == "image"]
+        maps = tables["maps"]
+        count = len(positions) if maps is None or positions else maps["token"].n_unique()
+        boxes, note = self._boxes(sample, maps, count)
+        return {"positions": positions, "boxes": boxes, "note": note}
+
+    def _boxes(self, sample: str, maps: pl.DataFrame | None, count: int) -> tuple[list[list[float | None] | None], str]:
+        placed, size = self._of("places", sample), self.run.manifest.get("size")
+        if placed is None and maps is not None and size is not None:  # of `medlens explain`: in pixels
+            placed = maps.filter(pl.col("map") == maps["map"][0]).with_columns(
+                pl.col("left", "right") / size[1], pl.col("top", "bottom") / size[0]
+            )
+        if placed is not None:
+            rows = placed.sort("token").select("left", "top", "right", "bottom").iter_rows()
+            boxes = [[packing.number(edge, 6) for edge in box] for box in rows]
+            return [None if None in box else box for box in boxes], ""
+        side = math.isqrt(count)
+        if side * side != count or not count:
+            return [], "This run does not say where the image's tokens lie." if count else ""
+        cells = [[(k % side) / side, (k // side) / side, (k % side + 1) / side, (k // side + 1) / side] for k in range(count)]
+        return cells, "This run does not say where the image's tokens lie: drawn as an even grid over all of it."
+
+    def _writes(self, fires: dict[str, Any], words: packing.Words) -> dict[str, dict[str, list[int]]]:
+        """Of the units that fire here, the words that they raise and lower."""
+        if (table := self._table("unit_writes")) is None:
+            return {}
+        mine = {(block, u) for block, rows in zip(fires["blocks"], fires["units"], strict=True) for units in rows for u in units}
+        return {
+            f"{layer}.{unit}": {"raises": words.many(raises), "lowers": words.many(lowers)}
+            for layer, unit, raises, lowers in table.select("layer", "unit", "raises", "lowers").iter_rows()
+            if (layer, unit) in mine
+        }
+
+    def _maps(self, sample: str, maps: pl.DataFrame | None) -> list[dict[str, Any]] | None:
+        """Each with its values by token, the verdict of its report card, and what that stands on."""
+        cards, checks, found = self._verdicts(sample), self._of("checks", sample), []
+        groups = [] if maps is None else maps.group_by("map", "method", "target", "layer", maintain_order=True)
+        for (number, method, target, layer), rows in groups:
+            about = {"map": number, "method": method, "target": target, "layer": layer}
+            card = cards.pop(method, {"verdict": "not judged", "why": "", "note": ""})
+            stood = None if checks is None or card["verdict"] == "not judged" else checks.filter(pl.col("method") == method)
+            values = [packing.number(value) for value in rows.sort("token")["value"].to_list()]
+            found.append(about | card | {"values": values, "checks": [] if stood is None else packing.records(stood, "sample")})
+        found += [{"map": None, "layer": None, "values": None, "checks": []} | card for card in cards.values()]
+        return found or None
+
+    def _verdicts(self, sample: str) -> dict[str, dict[str, Any]]:
+        """Of each method, what its report card came to."""
+        if (table := self._of("trust", sample)) is not None:
+            return {card["method"]: card for card in packing.records(table, "sample", "map", "layer", "target", "picture")}
+        said = self.run.manifest.get("cards", []) if "sample" in self.run.manifest else []
+        return {c["method"]: {"verdict": c["verdict"], "why": "; ".join(c["why"]), "note": c["said"] or ""} for c in said if c}
+
+    def _gate(self, gates: pl.DataFrame | None) -> dict[str, Any] | None:
+        return None if gates is None else packing.records(gates, "sample")[0]
+
+    # ---- tables
+
+    def _file(self, name: str) -> Path:
+        return self.run.path / f"{name}.parquet"
+
+    def _fits(self, name: str) -> bool:
+        """Whether a table has the columns by contract."""
+        return store.TABLES[name].keys() <= set(getattr(self.run, name).columns)
+
+    def _table(self, name: str) -> pl.DataFrame | None:
+        """None where the run lacks it, or has it with other columns."""
+        return getattr(self.run, name) if self._file(name).exists() and self._fits(name) else None
+
+    def _of(self, name: str, sample: str) -> pl.DataFrame | None:
+        """The rows of a sample; None where there are none."""
+        table = self._table(name)
+        mine = None if table is None else table.filter(pl.col("sample") == sample)
+        return mine if mine is not None and mine.height else None
+
+    def _with(self, name: str) -> set[str]:
+        table = self._table(name)
+        return set() if table is None else set(table["sample"].unique().to_list())
+
+    def _missing(self, name: str) -> dict[str, str]:
+        """Why a panel is empty, and the command that would fill it."""
+        if not (few := len(self._with(name))):
+            return {"why": "Not in this run. What writes it:", "command": FROM[name]}
+        return {
+            "why": f"Not of this sample: the run holds it of {few} among {len(self.samples)}. More of them:",
+            "command": MORE[name],
+        }
