@@ -44,7 +44,7 @@ def test_answers_by_type_cluster_by_image(run):
     for share in right_by_type(run)[1:]:
         mine = [row for row in rows if row["question_type"] == share.name]
         value, low, high = clustered([float(row["correct"]) for row in mine], [row["image"] for row in mine])
-        assert (share.count, share.n) == (sum(row["correct"] for row in mine), len(mine))
+        assert (share.hits, share.n) == (sum(row["correct"] for row in mine), len(mine))
         assert (share.value, share.low, share.high) == (value, low, high)
     assert sum(share.n for share in right_by_type(run)[1:]) == right_by_type(run)[0].n == 25
 
@@ -66,8 +66,8 @@ def test_maps_and_gates_are_said_where_they_are(run, full):
     assert tile(run, "Which map can be trusted?") is None
     assert tile(run, "Do answers rest on the image?") is None
     [best, worst] = trusted_by_method(full)
-    assert (best.name, best.count, best.n) == ("relevance", 2, 2)
-    assert (worst.name, worst.count, worst.n) == ("occlusion", 0, 1)
+    assert (best.name, best.hits, best.n) == ("relevance", 2, 2)
+    assert (worst.name, worst.hits, worst.n) == ("occlusion", 0, 1)
     assert tile(full, "Which map can be trusted?").answer == "relevance: 2 of 2 trusted"
     assert tile(full, "Do answers rest on the image?").answer.startswith("1 of 2 answers do: 50 %")
 

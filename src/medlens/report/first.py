@@ -20,7 +20,7 @@ class Share(NamedTuple):
     """A share of n, with its interval."""
 
     name: str
-    count: int
+    hits: int
     n: int
     value: float
     low: float
@@ -83,7 +83,7 @@ def _answers(run: Run) -> Tile | None:
     if not found:
         return None
     whole = found[0]
-    words = f"{whole.count:,} of {whole.n:,}: {percent(whole.value)} ({100 * whole.low:.0f} to {100 * whole.high:.0f})"
+    words = f"{whole.hits:,} of {whole.n:,}: {percent(whole.value)} ({100 * whole.low:.0f} to {100 * whole.high:.0f})"
     return Tile("Are its answers right?", words, "", "answers", shares=found)
 
 
@@ -92,7 +92,7 @@ def _reliance(run: Run) -> Tile | None:
         return None
     joined = run.gates.join(run.samples, on="sample").with_columns(unit=pl.coalesce("patient", "image"))
     share = _share("rest on it", joined.rename({"rests": "correct"}))
-    words = f"{share.count:,} of {share.n:,} answers do: {percent(share.value)} ({100 * share.low:.0f} to {100 * share.high:.0f})"
+    words = f"{share.hits:,} of {share.n:,} answers do: {percent(share.value)} ({100 * share.low:.0f} to {100 * share.high:.0f})"
     verdict = "right" if share.low > 0.5 else "wrong" if share.high < 0.5 else "open"
     return Tile("Do answers rest on the image?", words, verdict, "answers", shares=[share])
 
@@ -114,8 +114,8 @@ def _maps(run: Run) -> Tile | None:
     best, maps = found[0], sum(share.n for share in found)
     alike = [share.name for share in found if share.value == best.value]
     who = alike[0] if len(alike) == 1 else f"{len(alike)} methods alike"
-    words = f"{who}: {best.count} of {best.n} trusted" if best.count else f"none of {maps} maps is trusted"
-    return Tile("Which map can be trusted?", words, "right" if best.low > 0.5 else "open" if best.count else "wrong", "maps", found)
+    words = f"{who}: {best.hits} of {best.n} trusted" if best.hits else f"none of {maps} maps is trusted"
+    return Tile("Which map can be trusted?", words, "right" if best.low > 0.5 else "open" if best.hits else "wrong", "maps", found)
 
 
 def varying(run: Run) -> list[tuple[int, int, int]]:
