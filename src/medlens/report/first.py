@@ -119,18 +119,20 @@ def _maps(run: Run) -> Tile | None:
 
 
 def varying(run: Run) -> list[tuple[int, int, int]]:
-    """State, how many of the words that stand first most often at its image tokens vary with the image (Holm's first step within
-    the state: p times their number below 0.05), and how many there are."""
-    words = run.lens_words.group_by("layer", maintain_order=True).agg(p=pl.col("p"), n=pl.len())
-    return [(layer, sum(p is not None and p * n < LEVEL for p in every), n) for layer, every, n in words.iter_rows()]
+    """State, how many of the words that stand first most often at its image tokens vary with the image (p times their number below
+    0.05: Bonferroni within the state), and how many could. Empty where none could: of a single image."""
+    words = run.lens_words.filter(pl.col("p").is_finite()).group_by("layer", maintain_order=True).agg(p=pl.col("p"), n=pl.len())
+    return [(layer, sum(p * n < LEVEL for p in every), n) for layer, every, n in words.iter_rows()]
 
 
 def _lens(run: Run) -> Tile | None:
     if not there(run, "lens_words"):
         return None
-    found = varying(run)
+    asks = "Do image tokens speak of the image?"
+    if not (found := varying(run)):
+        return Tile(asks, "cannot be said of a single image", "open", "lens")
     (first, some, of), (last, more, n) = found[0], found[-1]
-    words = f"{more} of {n} words at the last state vary with the image"
+    words = f"{more} of {n} words at state {last} vary with the image"
     lines = [("", f"at state {first}: {some} of {of}")] if first != last else []
     least = max(found, key=lambda state: state[1])
     lines += [("", f"most at state {least[0]}: {least[1]} of {least[2]}")]
@@ -138,7 +140,9 @@ def _lens(run: Run) -> Tile | None:
     if decided is not None and (middle := decided["state"].drop_nulls()).len() * 2 >= decided.height:
         half = middle.sort()[(decided.height + 1) // 2 - 1]
         lines.append(("", f"half of the answers are on top from state {half} on"))
-    return Tile("Do image tokens speak of the image?", words, "right" if more else "wrong", "lens", lines=lines)
+    return Tile(
+        asks, words, "right" if more else "open", "lens", lines=lines
+    )  # that none is seen to vary is no proof that none does
 
 
 def percent(share: float) -> str:
