@@ -72,6 +72,7 @@ def test_a_layer_is_marked_in_every_chart(run, visit):
     assert page.evaluate(marked) == ["3"] * there
     assert page.evaluate(seen) == there > 40
     assert page.locator("#layer-said").inner_text() == "3"
+    assert page.evaluate("[...document.querySelectorAll('.states input:checked')].every(i => i.id.endsWith('-3'))")
     first.focus()
     page.keyboard.press("ArrowRight")
     assert set(page.evaluate(marked)) == {"4"}

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +15,7 @@ from PIL import Image
 import medlens
 from medlens.errors import BadRun
 from medlens.report import page
+from medlens.report.again import PAGES
 from medlens.report.album import BUDGET, Album
 from medlens.report.first import right_by_type, tiles, trusted_by_method, varying
 from medlens.report.methods import OF_MEASURES, notes_of, references, words_of
@@ -44,7 +47,7 @@ def test_answers_by_type_cluster_by_image(run):
     for share in right_by_type(run)[1:]:
         mine = [row for row in rows if row["question_type"] == share.name]
         value, low, high = clustered([float(row["correct"]) for row in mine], [row["image"] for row in mine])
-        assert (share.count, share.n) == (sum(row["correct"] for row in mine), len(mine))
+        assert (share.hits, share.n) == (sum(row["correct"] for row in mine), len(mine))
         assert (share.value, share.low, share.high) == (value, low, high)
     assert sum(share.n for share in right_by_type(run)[1:]) == right_by_type(run)[0].n == 25
 
@@ -66,8 +69,8 @@ def test_maps_and_gates_are_said_where_they_are(run, full):
     assert tile(run, "Which map can be trusted?") is None
     assert tile(run, "Do answers rest on the image?") is None
     [best, worst] = trusted_by_method(full)
-    assert (best.name, best.count, best.n) == ("relevance", 2, 2)
-    assert (worst.name, worst.count, worst.n) == ("occlusion", 0, 1)
+    assert (best.name, best.hits, best.n) == ("relevance", 2, 2)
+    assert (worst.name, worst.hits, worst.n) == ("occlusion", 0, 1)
     assert tile(full, "Which map can be trusted?").answer == "relevance: 2 of 2 trusted"
     assert tile(full, "Do answers rest on the image?").answer.startswith("1 of 2 answers do: 50 %")
 
@@ -79,7 +82,9 @@ def test_lens_verdict_follows_its_words(run, tmp_path):
     still = copied(run, tmp_path / "run")
     still.__dict__["lens_words"] = run.lens_words.with_columns(p=pl.lit(1.0))
     said = tile(still, "Do image tokens speak of the image?")
-    assert (said.answer, said.verdict) == ("0 of 10 words at the last state vary with the image", "wrong")
+    assert (said.answer, said.verdict) == ("0 of 10 words at state 8 vary with the image", "open")
+    still.__dict__["lens_words"] = run.lens_words.with_columns(p=pl.lit(None, pl.Float64))
+    assert tile(still, "Do image tokens speak of the image?").answer == "cannot be said of a single image"
 
 
 def test_what_is_not_known_comes_from_the_tables(run, full):
@@ -193,3 +198,24 @@ def test_what_is_no_run_is_said(tmp_path):
     (tmp_path / "x.part").mkdir()
     with pytest.raises(BadRun, match="no study that was begun"):
         medlens.make_report(tmp_path / "x")
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_pages_of_other_commands_are_made_by_their_own(tmp_path, monkeypatch, kind):
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, kind: {}}))
+    made = []
+    monkeypatch.setattr(f"medlens.report.{kind}.{PAGES[kind]}", made.append)
+    assert medlens.make_report(tmp_path) == tmp_path / "report.html"
+    assert made == [tmp_path]
+
+
+def test_on_the_command_line(run, tmp_path):
+    """One line and exit code 2 for what is no run; the path of the page for what is one."""
+    command = [sys.executable, "-c", "from medlens.cli import main; main()", "report"]
+    done = subprocess.run([*command, "nothing"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "medlens: nothing is not a run: it holds no manifest.json that can be read\n"
+    again = copied(run, tmp_path / "run")
+    again.report.unlink()
+    done = subprocess.run([*command, "run", "--json"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert json.loads(done.stdout) == {"report": "run/report.html", "bytes": again.report.stat().st_size}

@@ -20,7 +20,7 @@ class Share(NamedTuple):
     """A share of n, with its interval."""
 
     name: str
-    count: int
+    hits: int
     n: int
     value: float
     low: float
@@ -83,7 +83,7 @@ def _answers(run: Run) -> Tile | None:
     if not found:
         return None
     whole = found[0]
-    words = f"{whole.count:,} of {whole.n:,}: {percent(whole.value)} ({100 * whole.low:.0f} to {100 * whole.high:.0f})"
+    words = f"{whole.hits:,} of {whole.n:,}: {percent(whole.value)} ({100 * whole.low:.0f} to {100 * whole.high:.0f})"
     return Tile("Are its answers right?", words, "", "answers", shares=found)
 
 
@@ -92,7 +92,7 @@ def _reliance(run: Run) -> Tile | None:
         return None
     joined = run.gates.join(run.samples, on="sample").with_columns(unit=pl.coalesce("patient", "image"))
     share = _share("rest on it", joined.rename({"rests": "correct"}))
-    words = f"{share.count:,} of {share.n:,} answers do: {percent(share.value)} ({100 * share.low:.0f} to {100 * share.high:.0f})"
+    words = f"{share.hits:,} of {share.n:,} answers do: {percent(share.value)} ({100 * share.low:.0f} to {100 * share.high:.0f})"
     verdict = "right" if share.low > 0.5 else "wrong" if share.high < 0.5 else "open"
     return Tile("Do answers rest on the image?", words, verdict, "answers", shares=[share])
 
@@ -114,23 +114,25 @@ def _maps(run: Run) -> Tile | None:
     best, maps = found[0], sum(share.n for share in found)
     alike = [share.name for share in found if share.value == best.value]
     who = alike[0] if len(alike) == 1 else f"{len(alike)} methods alike"
-    words = f"{who}: {best.count} of {best.n} trusted" if best.count else f"none of {maps} maps is trusted"
-    return Tile("Which map can be trusted?", words, "right" if best.low > 0.5 else "open" if best.count else "wrong", "maps", found)
+    words = f"{who}: {best.hits} of {best.n} trusted" if best.hits else f"none of {maps} maps is trusted"
+    return Tile("Which map can be trusted?", words, "right" if best.low > 0.5 else "open" if best.hits else "wrong", "maps", found)
 
 
 def varying(run: Run) -> list[tuple[int, int, int]]:
-    """State, how many of the words that stand first most often at its image tokens vary with the image (Holm's first step within
-    the state: p times their number below 0.05), and how many there are."""
-    words = run.lens_words.group_by("layer", maintain_order=True).agg(p=pl.col("p"), n=pl.len())
-    return [(layer, sum(p is not None and p * n < LEVEL for p in every), n) for layer, every, n in words.iter_rows()]
+    """State, how many of the words that stand first most often at its image tokens vary with the image (p times their number below
+    0.05: Bonferroni within the state), and how many could. Empty where none could: of a single image."""
+    words = run.lens_words.filter(pl.col("p").is_finite()).group_by("layer", maintain_order=True).agg(p=pl.col("p"), n=pl.len())
+    return [(layer, sum(p * n < LEVEL for p in every), n) for layer, every, n in words.iter_rows()]
 
 
 def _lens(run: Run) -> Tile | None:
     if not there(run, "lens_words"):
         return None
-    found = varying(run)
+    asks = "Do image tokens speak of the image?"
+    if not (found := varying(run)):
+        return Tile(asks, "cannot be said of a single image", "open", "lens")
     (first, some, of), (last, more, n) = found[0], found[-1]
-    words = f"{more} of {n} words at the last state vary with the image"
+    words = f"{more} of {n} words at state {last} vary with the image"
     lines = [("", f"at state {first}: {some} of {of}")] if first != last else []
     least = max(found, key=lambda state: state[1])
     lines += [("", f"most at state {least[0]}: {least[1]} of {least[2]}")]
@@ -138,7 +140,9 @@ def _lens(run: Run) -> Tile | None:
     if decided is not None and (middle := decided["state"].drop_nulls()).len() * 2 >= decided.height:
         half = middle.sort()[(decided.height + 1) // 2 - 1]
         lines.append(("", f"half of the answers are on top from state {half} on"))
-    return Tile("Do image tokens speak of the image?", words, "right" if more else "wrong", "lens", lines=lines)
+    return Tile(
+        asks, words, "right" if more else "open", "lens", lines=lines
+    )  # that none is seen to vary is no proof that none does
 
 
 def percent(share: float) -> str:

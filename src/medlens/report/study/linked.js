@@ -1,4 +1,5 @@
-// One layer, marked in every chart: by pointing at it, by the slider, or by arrow keys on a chart. Escape takes the mark away.
+// One layer, marked in every chart, and its words shown: by pointing at it, by the slider, or by arrow keys on a chart. Escape takes
+// the mark away.
 "use strict";
 const slider = document.getElementById("layer"), said = document.getElementById("layer-said");
 let marked = [];
@@ -7,7 +8,9 @@ function mark(layer) {
   marked = layer === null ? [] : [...document.querySelectorAll('.at[data-layer="' + layer + '"]')];
   for (const one of marked) one.classList.add("on");
   said.textContent = layer === null ? "–" : layer;
-  if (layer !== null) slider.value = layer;
+  if (layer === null) return;
+  slider.value = layer;
+  for (const words of document.querySelectorAll('.states input[id$="-' + layer + '"]')) words.checked = true;
 }
 slider.closest("label").hidden = false;
 slider.addEventListener("input", () => mark(Number(slider.value)));
