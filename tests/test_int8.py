@@ -153,7 +153,10 @@ def test_an_object_is_left_as_it_is(plain):
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """The same study, float32 and int8."""
-    plan = medlens.Plan(limit=16, folds=2, lens_images=1, unit_images=0, nulls=(), thorough=False, neighbour_rows=128)
+    plan = medlens.Plan(
+        instruments=("geometry", "contextualization", "lens"), limit=16, folds=2, lens_images=1, unit_images=0, map_images=0,
+        nulls=(), thorough=False, neighbour_rows=128,
+    )  # fmt: skip
     folder = tmp_path_factory.mktemp("int8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_study, "write_report", lambda _folder: None)  # takes longer than the study, and is not compared
