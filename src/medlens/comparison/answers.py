@@ -71,7 +71,7 @@ def _difference(known: pl.DataFrame) -> dict[str, float | None]:
         d=(pl.col("correct_other").cast(pl.Int64) - pl.col("correct").cast(pl.Int64)).sum(), n=pl.len()
     )
     total, n = sums["d"].sum(), sums["n"].sum()
-    if sums.height < 2 or not sums["d"].any():  # an interval of no width would say too much
+    if sums.height < 2 or (sums["d"] == 0).all():  # an interval of no width would say too much
         return none | {"difference": total / n}
     without = ((total - sums["d"]) / (n - sums["n"])).to_numpy()
     half = float(student(sums.height - 1, LEVEL / 2) * jackknife_error(without))
