@@ -1,13 +1,14 @@
 """Image tokens that go: as if they had been cut out of the sequence by hand; and units that never matter."""
 
+import polars as pl
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
 import medlens
-from medlens import hooks
+from medlens import hooks, store
 from medlens.errors import BadInput
-from medlens.walk.cases import cases
+from medlens.walk.cases import cases, folds_of
 from medlens.walk.forward import prepare, walk
 from medlens.walk.generate import Decoding, answer_prompt, answer_together
 from medlens.walk.intervene import units_scaled
@@ -15,6 +16,7 @@ from medlens.walk.silent import quietest, units_never, written_at_most
 from medlens.walk.thinning import image_tokens_dropped, image_tokens_merged
 
 AFTER = 2
+ASKED = medlens.phantom.samples(24, 11, "type")
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +189,71 @@ def test_a_silent_unit_is_found_and_costs_nothing(model, samples):
     finally:
         for (b, u), column in kept.items():
             model.blocks[b].get_submodule("mlp.down_proj").weight.data[:, u] = column
+
+
+@pytest.fixture(scope="module")
+def thinned(model, tmp_path_factory):
+    """One question on each of 24 images."""
+    plan, out = medlens.Plan(max_new_tokens=5), tmp_path_factory.mktemp("thin") / "run"
+    return medlens.thin(model, ASKED, out, plan, what=("dropped", "units"), shares=(0.0, 0.95), draws=1)
+
+
+def test_the_run_says_how_many_answers_stay(thinned, model):
+    table = thinned.thinned
+    assert dict(table.schema) == {k: v() if isinstance(v, type) else v for k, v in store.TABLES["thinned"].items()}
+    assert set(zip(table["what"], table["by"], strict=True)) == {
+        ("dropped", "attention"), ("dropped", "random"), ("units", "written"), ("units", "random"),
+    }  # fmt: skip
+    assert set(table.filter(pl.col("share") == 0)["kept"]) == {1.0}  # nothing goes
+    assert (table["low"] <= table["kept"]).all()
+    assert (table["kept"] <= table["high"]).all()
+    assert table["correct"].is_between(0, 1).all()
+    assert thinned.manifest["thin"] == {"what": ["dropped", "units"], "shares": [0.0, 0.95], "after": 2, "draws": 1}
+    page = thinned.report.read_text()
+    assert "<script" not in page
+    assert "What can phantom do without?" in page
+
+
+def test_what_writes_least_can_go_and_as_many_others_cannot(thinned):
+    """Of nineteen units in twenty, which go decides; and what is chosen on discovery images holds on test images."""
+    row = thinned.thinned.filter(what="units", by="written", share=0.95).row(0, named=True)
+    random = thinned.thinned.filter(what="units", by="random", share=0.95).row(0, named=True)
+    assert row["kept"] > random["kept"] + 0.2
+    assert row["over_low"] > 0
+    assert row["over_random"] == pytest.approx(row["kept"] - random["kept"])
+
+
+def test_the_answers_are_counted_as_by_hand(thinned, model):
+    """Oracle: a loop over the test images' questions, one answer at a time."""
+    asked = [prepare(model, sample) for sample in ASKED]
+    fold = folds_of(cases(model, asked), 2)
+    test = [prompt for prompt in asked if fold[prompt.image] == 1]
+    before = [answer_prompt(model, prompt, Decoding(5)) for prompt in test]
+    with image_tokens_dropped(model, 2, 0.95):
+        after = [answer_prompt(model, prompt, Decoding(5)) for prompt in test]
+    row = thinned.thinned.filter(what="dropped", by="attention", share=0.95).row(0, named=True)
+    assert row["n"] == len(test)
+    assert row["kept"] == pytest.approx(sum(str(a) == str(b) for a, b in zip(after, before, strict=True)) / len(test))
+    assert row["correct"] == pytest.approx(sum(str(a) == p.sample.answer for a, p in zip(after, test, strict=True)) / len(test))
+
+
+def test_a_model_that_looks_at_nothing_loses_nothing():
+    """Negative control: all image tokens of a model that never looks can go, and no answer changes."""
+    blind = medlens.load("phantom:textonly")
+    asked = [prepare(blind, sample) for sample in ASKED]
+    before = answer_together(blind, asked, 5)
+    with image_tokens_dropped(blind, 0, 1.0, "random"):
+        assert answer_together(blind, asked, 5) == before
+
+
+def test_bad_input_to_thin(model, tmp_path):
+    for wrong, said in (
+        ({"what": ("blocks",)}, "among dropped, merged, units; got 'blocks'"),
+        ({"shares": (1.2,)}, "from 0 to 1"),
+        ({"draws": 0}, "at least once; got 0"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            medlens.thin(model, "phantom", tmp_path / "run", **wrong)
+    with pytest.raises(BadInput, match="four images are needed"):
+        medlens.thin(model, medlens.phantom.samples(3), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

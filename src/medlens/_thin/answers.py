@@ -123,4 +123,6 @@ class _Judge:
         of = [a - b for a, b in zip(ours, theirs, strict=True)]
         without = [[x for x, i in zip(of, self.images, strict=True) if i != image] for image in sorted(set(self.images))]
         mean = sum(of) / len(of)
+        if not any(of):
+            return mean, None, None, "no interval: the same answers stay as in random order"
         return mean, *jackknife(Value(mean), [Value(sum(rest) / len(rest)) for rest in without])

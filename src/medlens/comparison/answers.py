@@ -16,7 +16,8 @@ SCHEMA = {
     **dict.fromkeys(("n", "images"), pl.Int64),  # questions, and of how many images (patients, where the data name them)
     **dict.fromkeys(("kept", "low", "high"), pl.Float64),  # share of answers that are the same but for case and outer spaces
     **dict.fromkeys(("correct", "other_correct"), pl.Float64),  # share that is true; null where no truth is known
-    **dict.fromkeys(("difference", "difference_low", "difference_high"), pl.Float64),  # of these, other - first, paired
+    # of these, other - first, paired; no interval where no image differs
+    **dict.fromkeys(("difference", "difference_low", "difference_high"), pl.Float64),
 }
 
 
@@ -70,7 +71,7 @@ def _difference(known: pl.DataFrame) -> dict[str, float | None]:
         d=(pl.col("correct_other").cast(pl.Int64) - pl.col("correct").cast(pl.Int64)).sum(), n=pl.len()
     )
     total, n = sums["d"].sum(), sums["n"].sum()
-    if sums.height < 2:
+    if sums.height < 2 or (sums["d"] == 0).all():  # an interval of no width would say too much
         return none | {"difference": total / n}
     without = ((total - sums["d"]) / (n - sums["n"])).to_numpy()
     half = float(student(sums.height - 1, LEVEL / 2) * jackknife_error(without))
