@@ -3,12 +3,14 @@ PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= runs/study
 
-.PHONY: help setup study test check bench docs
+.PHONY: help setup study test check bench docs faults load release
 
 help:
 	@echo "make study   run the main job on the phantom; prints where the report is"
 	@echo "make test    run the tests     make check   lint, types, import contract"
 	@echo "make bench   time and memory   make docs    run the documentation's examples and build it"
+	@echo "make faults  kills, full disks, full memory, counted     make load   10,000 samples, 500 blocks, 50 readers"
+	@echo "make release wheel, source archive, pins with hashes, bill of materials, in dist/"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medlens needs Python 3.11 or newer; set PYTHON=")'
@@ -44,3 +46,14 @@ bench: .venv/.bench
 
 docs: .venv/.dev
 	@.venv/bin/python -m pytest docs -q && .venv/bin/mkdocs build --quiet --strict && echo "docs: site/index.html"
+
+faults: .venv/.dev
+	@OMP_NUM_THREADS=1 .venv/bin/python tools/faults.py
+
+load: .venv/.dev
+	@for kind in tokens readers blocks "samples --samples 10000"; do OMP_NUM_THREADS=1 .venv/bin/python tools/load.py $$kind || exit 1; done
+
+release: .venv/.dev
+	@.venv/bin/python tools/pin_release.py
+	@.venv/bin/python -m hatchling build -t wheel -t sdist
+	@.venv/bin/python tools/sbom.py > dist/medlens.cdx.json && ls -l dist

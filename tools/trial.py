@@ -69,9 +69,7 @@ class Bench:
         charts.vl_convert = Blank
         self.place, self.log = place, place / "noted"
         self.model = medlens.load("phantom")
-        self.plan = Plan(
-            limit=samples, instruments=("geometry", "lens"), nulls=(), lens_images=1, max_new_tokens=4, folds=2, thorough=False
-        )
+        self.plan = Plan(limit=samples, instruments=("lens",), nulls=(), lens_images=1, max_new_tokens=4, folds=2, thorough=False)
         self.whole = place / "whole" / "run"
         self.start(self.whole)
         self.end("the run that nothing happens to")

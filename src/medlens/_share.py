@@ -62,6 +62,7 @@ class Share:
         reading = instruments_for(plan, self.layout, self.prepared.prompts, reader=Reader(model, self.folder))
         room = Files(self.folder, [len(case.pack.ids) for case in laid], model.width, model.dtype, model.device)
         room.begun = begun if room.holds(begun) else 0
+        room.tidy()
         for passed in steps(model, laid, [reading], tick, room):
             part = reading.hand_over() if passed < model.depth else reading.hand_over_last()
             if passed >= begun:

@@ -176,6 +176,7 @@ def _walk(model: Model, laid: list[Case], reading: Instruments, work: Unfinished
     if noted and work.holds(noted["kept"] | noted["waiting"]) and (noted["state"] > model.depth or room.holds(noted["state"])):
         room.begun = noted["state"]
         reading.findings.recall(noted["found"])
+    room.tidy()
     watcher.begin("walking through the blocks", len(laid) * model.depth)
     for _ in range(len(laid) * min(room.begun, model.depth)):
         watcher.tick()

@@ -7,6 +7,7 @@ processor says where it put the image tokens; the tokenizer says which character
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,8 @@ def read(model: Model, sample: Sample, seen: Look, answer: str | None = None) ->
     text, spans = _expand(model, text, spans, seen.placeholders)
     begins = bool(model.tokenizer.bos_token) and model.tokenizer.bos_token in text
     made = model.tokenizer(text, add_special_tokens=not begins, return_offsets_mapping=True)
-    ids = tuple(made["input_ids"])
+    same: dict[int, int] = {}
+    ids = tuple(same.setdefault(i, i) for i in made["input_ids"])  # most are the image token: one number in memory, not hundreds
     groups: tuple[Group, ...] = tuple(
         "image" if i == model.image_token_id else _group(text, span, spans)
         for i, span in zip(ids, made["offset_mapping"], strict=True)
@@ -78,7 +80,7 @@ def read(model: Model, sample: Sample, seen: Look, answer: str | None = None) ->
     limit = getattr(model.text_config, "max_position_embeddings", None)
     if limit is not None and len(ids) > limit:
         raise BadData(f"sample {sample.id or '?'}: its prompt has {len(ids)} tokens, {model.name} reads at most {limit}")
-    return Tokens(ids, groups, tuple(model.tokenizer.convert_ids_to_tokens(list(ids))))
+    return Tokens(ids, groups, tuple(sys.intern(text) for text in model.tokenizer.convert_ids_to_tokens(list(ids))))
 
 
 Span = tuple[int, int, Group]

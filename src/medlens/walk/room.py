@@ -112,6 +112,12 @@ class Files(Room):
         path = self._path(layer)
         return path.exists() and path.stat().st_size == self._starts[-1]
 
+    def tidy(self) -> None:
+        """Forget all that an earlier walk has left but the state at which this one begins: it was stopped before it forgot them."""
+        for path in self._folder.glob("state-*.bin"):
+            if path != self._path(self.begun):
+                path.unlink()
+
     def keep(self, name: Hashable, tree: Any) -> None:
         if name in self._kept:
             self.drop(name)
