@@ -93,7 +93,7 @@ def _together(figure: Figure) -> Chart:
         ((name, chart),) = figure.panels.items()
         return {**chart, **({"title": name} if name else {})}
     named = zip("abcdefghijklmnopqrstuvwxyz", figure.panels.items(), strict=False)
-    panels = [{**chart, "title": f"{letter}   {name}"} for letter, (name, chart) in named]
+    panels = [{**chart, "title": f"{letter}\u2002{name}"} for letter, (name, chart) in named]
     return {"concat": panels, "columns": 2, "spacing": 30, "resolve": {"scale": {"color": "independent"}}}
 
 

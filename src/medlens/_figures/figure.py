@@ -11,6 +11,16 @@ import polars as pl
 from medlens.report.charts import Chart
 
 
+def with_axis(chart: Chart, title: str) -> Chart:
+    """With a title of the vertical axis, which the report does without: its heading says it."""
+    return {**chart, "layer": [_titled(layer, title) for layer in chart["layer"]]}
+
+
+def _titled(layer: Chart, title: str) -> Chart:
+    y = layer["encoding"].get("y", {})
+    return {**layer, "encoding": {**layer["encoding"], "y": {**y, "title": title}}} if "field" in y else layer
+
+
 @dataclass(frozen=True)
 class Figure:
     """name: of its files. panels: by what each shows; a figure of one panel may leave that empty. rows: exactly those that are

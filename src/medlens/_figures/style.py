@@ -13,7 +13,7 @@ from medlens.report.charts import CONFIG, Chart
 
 POINTS_PER_MM = 72 / 25.4
 PIXELS_PER_POINT = 96 / 72  # of an SVG's own units: what it draws without being told a size
-SIZES = r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"'
+SIZES = r'(<svg[^>]*?) width="[\d.]+(?:mm)?" height="[\d.]+(?:mm)?"'
 FIRST = 11.0  # pixels of the letters at the first try
 FONT = "Arial, Helvetica, Liberation Sans, sans-serif"  # what is asked for; the last but one has the widths of the first
 
@@ -49,9 +49,9 @@ class Drawn:
     letters: float
 
     def bytes_of(self, kind: str, dots: int) -> bytes:
-        """As pdf, svg or png. The converter takes an SVG's pixels (96 to the inch) for points (72): so much smaller."""
+        """As pdf, svg or png. The converter takes an SVG's pixels (96 to the inch) for points (72)."""
         if kind == "pdf":
-            return vl_convert.svg_to_pdf(self.svg, scale=1 / PIXELS_PER_POINT)
+            return vl_convert.svg_to_pdf(sized(self.svg, self.width * POINTS_PER_MM, self.height * POINTS_PER_MM))
         if kind == "png":
             return vl_convert.svg_to_png(self.svg, scale=1 / PIXELS_PER_POINT, ppi=dots)
         return self.svg.encode()
@@ -79,8 +79,12 @@ def _fitted(draw: Callable[[float], str], style: Style, double: bool) -> Drawn:
             break
         pixels = style.letters / scale
     width, height = (side * scale / POINTS_PER_MM for side in (wide, high))
-    sized = re.sub(SIZES, rf'\1 width="{width:.2f}mm" height="{height:.2f}mm"', svg, count=1)
-    return Drawn(sized, width, height, pixels * scale)
+    return Drawn(sized(svg, width, height, "mm"), width, height, pixels * scale)
+
+
+def sized(svg: str, width: float, height: float, unit: str = "") -> str:
+    """The same SVG in another size."""
+    return re.sub(SIZES, rf'\1 width="{width:.2f}{unit}" height="{height:.2f}{unit}"', svg, count=1)
 
 
 def _size(svg: str) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from medlens.report.flow import COLOURS, flow_charts
 from medlens.report.neurons import dose_chart, head_maps
 
 DOSE = ("concept", "word", "units", "change", "value", "low", "high", "random", "random_most", "draws", "p", "images")
-OVER_IMAGES = "95 % jackknife intervals, leaving out whole images (patients, where the data name them)"
+OVER_IMAGES = "Bands and bars: 95 % jackknife intervals, leaving out whole images (patients, where the data name them)"
 PARTS = {"share": "share of its attention that goes to the image", "patch_in": "log-odds restored"}
 
 
@@ -102,7 +102,8 @@ def of_probes(run: store.Run) -> Iterator[Figure]:
         "probe", "What can be read off the states", {"": probes.probe_chart(run)}, own,
         "Accuracy on held-out images of a linear probe at every state of the vision tower, then of the decoder. Grey: the same "
         "with labels shuffled (the control task); dotted: the commonest label always.",
-        "Alain and Bengio 2017; Hewitt and Liang 2019", "95 % intervals over images; the grey band: shuffled labels", broad=True,
+        "Alain and Bengio 2017; Hewitt and Liang 2019", "Bands: 95 % intervals over images; the grey one: shuffled labels",
+        broad=True,
     )  # fmt: skip
     gap = _measured(rows, ["modality_gap", "modality_gap_floor"], "image and text")
     if gap.height:
