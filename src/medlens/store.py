@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from PIL import Image
 
+from medlens import display
 from medlens.errors import BadRun, CannotWrite
 from medlens.tables import TABLES as TABLES
 
 STATES = "states.safetensors"  # a few rows of every state
+STRIP, THUMBNAIL = 8, 72  # pictures that a run shows of itself, and their pixels
 FORMAT = 1  # of the folder's layout; a reader refuses another
 
 
@@ -90,6 +93,36 @@ class Run:
             got = manifest.get("format") if isinstance(manifest, dict) else manifest
             raise BadRun(f"{self.path} is a run of format {got}; this medlens reads format {FORMAT}: repeat the study")
         return manifest
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what was studied, tables with their heights, where the report is, the first pictures."""
+        names = [name for name in TABLES if (self.path / f"{name}.parquet").is_file()]
+        heights = {name: pl.scan_parquet(self.path / f"{name}.parquet").select(pl.len()).collect().item() for name in names}
+        model, data = self.manifest["model"], self.manifest.get("data", {})
+        named = model if isinstance(model, str) else model["name"]
+        told = {
+            "questions": data.get("samples", self.manifest.get("question")), "images": data.get("images"),
+            "blocks": None if isinstance(model, str) else model.get("blocks"), "answer": self.manifest.get("answer"),
+            "tables": ", ".join(f"{name} ({height:,})" for name, height in heights.items() if height),
+            "report": self._beside() if self.report.is_file() else None,
+        }  # fmt: skip
+        return display.card(f"{named} on {data.get('name', self.manifest.get('sample'))}", told, self._pictures(heights))
+
+    def _beside(self) -> str:
+        """The report's place as seen from here; of a run elsewhere its folder's name alone."""
+        place, here = self.report.resolve(), Path.cwd().resolve()
+        return str(place.relative_to(here) if place.is_relative_to(here) else Path(self.path.name) / self.report.name)
+
+    def _pictures(self, heights: Mapping[str, int]) -> list[tuple[Image.Image | None, str]]:
+        """The first few, small."""
+        if not heights.get("samples"):
+            return []
+        found = []
+        for name in self.samples["picture"].drop_nulls().unique(maintain_order=True).head(STRIP):
+            with Image.open(self.path / name) as opened:
+                opened.thumbnail((THUMBNAIL, THUMBNAIL))
+                found.append((opened.convert("RGB"), ""))
+        return found
 
     @property
     def report(self) -> Path:

@@ -21,7 +21,7 @@ from medlens.unfinished import writing
 
 FORMATS = ("pdf", "svg", "png")
 LIST = "figures.json"  # of the files of ours in a folder
-KINDS = {"neurons": of_neurons, "probe": of_probes, "benchmark": of_benchmark, "flow": of_reliance, "maps": of_maps}
+KINDS = {"neurons": of_neurons, "probe": of_probes, "benchmark": of_benchmark, "reliance": of_reliance, "gate": of_maps}
 
 
 class FigureFiles(NamedTuple):
@@ -53,7 +53,7 @@ def figures(
     out = Path(out)
     store.check_place(out)
     _check_ours(out)
-    found = [one for figure in _of(run) for one in _apart(figure, STYLES[style])]
+    found = [one for figure in _of(run) for one in _apart(figure, STYLES[style]) if one.rows.height]
     if not found:
         raise BadRun(f"{run.path.name} has no charts: nothing was measured that one could draw")
     with writing(out) as folder:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from medlens import store
-from medlens._figures.figure import Figure
+from medlens._figures.figure import Figure, with_axis
 from medlens.report import benchmark, probes
 from medlens.report.confidence import POINTS, abstaining_chart, reliability_chart
 from medlens.report.consistency import consistency_chart
@@ -17,6 +17,7 @@ from medlens.report.neurons import dose_chart, head_maps
 
 DOSE = ("concept", "word", "units", "change", "value", "low", "high", "random", "random_most", "draws", "p", "images")
 OVER_IMAGES = "Bands and bars: 95 % jackknife intervals, leaving out whole images (patients, where the data name them)"
+GAP = ["modality_gap", "modality_gap_floor"]
 PARTS = {"share": "share of its attention that goes to the image", "patch_in": "log-odds restored"}
 
 
@@ -105,20 +106,20 @@ def of_probes(run: store.Run) -> Iterator[Figure]:
         "Alain and Bengio 2017; Hewitt and Liang 2019", "Bands: 95 % intervals over images; the grey one: shuffled labels",
         broad=True,
     )  # fmt: skip
-    gap = _measured(rows, ["modality_gap", "modality_gap_floor"], "image and text")
+    gap = _measured(rows, GAP, "image and text")
     if gap.height:
         yield Figure(
             "modality-gap", "The gap between image and text",
-            {"": probes.curves_chart(rows, ["modality_gap", "modality_gap_floor"], "image and text", "state of the decoder")}, gap,
+            {"": with_axis(probes.curves_chart(rows, GAP, "image and text", "state of the decoder"), "modality gap")}, gap,
             "How far the means of image tokens and of text tokens are apart at each state; grey: of the "
             "same tokens, divided at random.",
             "Liang et al. 2022", OVER_IMAGES,
         )  # fmt: skip
     for name, said in probes.measured_geometry(rows).items():
-        yield Figure(
-            f"tower-{name}", f"The vision tower: {said}", {"": probes.curves_chart(rows, [name], "tower", probes.axis_of(name))},
-            _measured(rows, [name], "tower"), f"{said[0].upper()}{said[1:]}, layer by layer of the vision tower.", "", OVER_IMAGES,
-        )  # fmt: skip
+        chart = with_axis(probes.curves_chart(rows, [name], "tower", probes.axis_of(name)), said)
+        meaning = f"{said[0].upper()}{said[1:]}, layer by layer of the vision tower."
+        own = _measured(rows, [name], "tower")
+        yield Figure(f"tower-{name}", f"The vision tower: {said}", {"": chart}, own, meaning, "", OVER_IMAGES)
 
 
 def _measured(rows: pl.DataFrame, measures: list[str], tokens: str) -> pl.DataFrame:
