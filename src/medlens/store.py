@@ -98,15 +98,16 @@ class Run:
         """For a notebook: what was studied, tables with their heights, where the report is, the first pictures."""
         names = [name for name in TABLES if (self.path / f"{name}.parquet").is_file()]
         heights = {name: pl.scan_parquet(self.path / f"{name}.parquet").select(pl.len()).collect().item() for name in names}
-        model, data = self.manifest["model"], self.manifest.get("data", {})
-        named = model if isinstance(model, str) else model["name"]
-        told = {
-            "questions": data.get("samples", self.manifest.get("question")), "images": data.get("images"),
-            "blocks": None if isinstance(model, str) else model.get("blocks"), "answer": self.manifest.get("answer"),
-            "tables": ", ".join(f"{name} ({height:,})" for name, height in heights.items() if height),
-            "report": self._beside() if self.report.is_file() else None,
-        }  # fmt: skip
-        return display.card(f"{named} on {data.get('name', self.manifest.get('sample'))}", told, self._pictures(heights))
+        model, data = self.manifest["model"], self.manifest.get("data")
+        if data is None:  # maps of one sample
+            title = f"{model}, sample {self.manifest['sample'] or 'of your own'}"
+            told = {"question": self.manifest["question"], "answer": self.manifest["answer"]}
+        else:
+            title = f"{model['name']} on {data['name']}"
+            told = {"questions": data.get("samples"), "images": data.get("images"), "blocks": model.get("blocks")}
+        told["tables"] = ", ".join(f"{name} ({height:,})" for name, height in heights.items() if height)
+        told["report"] = self._beside() if self.report.is_file() else None
+        return display.card(title, told, self._pictures(heights))
 
     def _beside(self) -> str:
         """The report's place as seen from here; of a run elsewhere its folder's name alone."""

@@ -155,7 +155,7 @@ class Sample:
         from medlens import display
 
         told = {
-            "sample": self.id, "image": self.shown, "before": " / ".join(self.turns[:-1]), "answer": self.answer,
+            "sample": self.id, "before": " / ".join(self.turns[:-1]), "answer": self.answer,
             "type": self.question_type, "regions": ", ".join(region.name for region in self.regions),
         }  # fmt: skip
         return display.card(self.question, told, [(_opened(image), _name(image)) for image in self.images])
