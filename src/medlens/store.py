@@ -132,8 +132,10 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder. Raises BadRun where it is none, is damaged, or is of another format."""
+    """Open a run folder. Raises BadRun where it is none, is not finished, is damaged, or is of another format."""
     run = Run(Path(path))
+    if not run.path.exists() and run.path.absolute().with_name(f"{run.path.name}.part").is_dir():
+        raise BadRun(f"{run.path} is not finished; the same command goes on where it was")
     _ = run.manifest
     return run
 

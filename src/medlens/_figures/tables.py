@@ -85,8 +85,9 @@ def _flow(flow: pl.DataFrame) -> Figure:
     """Windows that slide, without those that are clipped at the model's end."""
     sliding = flow.filter(pl.col("end") - pl.col("begin") < pl.col("end").max(), pl.col("path").is_in(list(COLOURS)))
     rows = sliding.filter(pl.col("begin") == pl.col("begin").min().over("path", "end"))
+    panels = {name: with_axis(chart, "log-odds") for name, chart in flow_charts(flow).items()}
     return Figure(
-        "flow", "Attention blocked", flow_charts(flow), rows,
+        "flow", "Attention blocked", panels, rows,
         "What blocking attention along a path costs the answers, in a window of blocks that stands at its last one. Right: how "
         "much of it is the image's own, and would not be lost on another image.",
         "Geva et al. 2023; Basu et al. 2024", OVER_IMAGES,
