@@ -137,9 +137,9 @@ def test_sizes_are_a_journals(made):
 
 def test_one_panel_is_one_column_and_a_slide_has_large_letters(small):
     figure = next(_figures._of(small)).only("image tokens")
-    narrow = styles.drawn(_figures._together(figure), styles.STYLES["nature"], figure.wide)
+    narrow = styles.drawn(_figures._together(figure), styles.STYLES["nature"])
     assert narrow.width == pytest.approx(89)
-    slide = styles.drawn(_figures._together(figure), styles.STYLES["slides"], figure.wide)
+    slide = styles.drawn(_figures._together(figure), styles.STYLES["slides"])
     assert slide.width <= 280.01
     assert slide.height <= 150.01
     assert min(letters(slide.svg)) >= 13.99
@@ -220,7 +220,7 @@ def test_charts_of_tables(kind, tmp_path):
     found = list(_figures._of(run))
     assert {figure.name: figure.rows.height for figure in found} == expected
     first = found[0]
-    assert styles.drawn(_figures._together(first), styles.STYLES["nature"], first.wide).letters == pytest.approx(6, abs=1)
+    assert styles.drawn(_figures._together(first), styles.STYLES["nature"]).letters == pytest.approx(6, abs=1)
 
 
 def test_maps_of_one_sample(phantom, tmp_path):

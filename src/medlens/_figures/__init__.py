@@ -38,7 +38,7 @@ def figures(
     """Write every chart of a run as a figure: `NAME.pdf`, `.svg`, `.png`; beside it `NAME.csv`, exactly the rows that it draws,
     with intervals and n; and `captions.md`.
 
-    style: "nature" (one panel 89 mm wide, panels side by side 183 mm; sans-serif letters of 5 to 7 points; PNG of 600 dots an
+    style: "nature" (89 mm wide, 183 mm where that is too little; sans-serif letters of 5 to 7 points; PNG of 600 dots an
     inch), or "slides" (each panel a figure of its own, 280 mm wide at most, letters of 14 points and more). Whole or not at all;
     figures that an earlier call has written to `out` are replaced.
 
@@ -80,7 +80,7 @@ def _apart(figure: Figure, style: Style) -> list[Figure]:
 
 
 def _write(folder: Path, figure: Figure, style: Style, formats: Sequence[str]) -> Drawn:
-    picture = redrawn(figure.svg, style) if figure.svg else drawn(_together(figure), style, figure.wide)
+    picture = redrawn(figure.svg, style) if figure.svg else drawn(_together(figure), style)
     for kind in dict.fromkeys(formats):
         store.write(folder / f"{figure.name}.{kind}", picture.bytes_of(kind, style.dots))
     store.write(folder / f"{figure.name}.csv", as_csv(figure.rows))

@@ -26,7 +26,7 @@ class Figure:
     """name: of its files. panels: by what each shows; a figure of one panel may leave that empty. rows: exactly those that are
     drawn, with intervals and n where the run has them; a column `panel` says in which panel, where there are several. meaning,
     source: sentences. interval: what `low` and `high` are; empty where nothing has one. svg: a picture that is drawn already, in
-    the place of panels. broad: of one panel, but as wide as two.
+    the place of panels.
     """
 
     name: str
@@ -37,11 +37,6 @@ class Figure:
     source: str
     interval: str
     svg: str = ""
-    broad: bool = False
-
-    @property
-    def wide(self) -> bool:
-        return self.broad or len(self.panels) > 1
 
     def only(self, panel: str) -> Figure:
         """Of one panel alone."""

@@ -20,8 +20,10 @@ FONT = "Arial, Helvetica, Liberation Sans, sans-serif"  # what is asked for; the
 
 @dataclass(frozen=True)
 class Style:
-    """single, double: width of a figure of one panel, and of several side by side, in mm; highest: the most height. letters: of the
-    text, in points; least, most: what a reader accepts. dots: per inch, of a PNG. apart: each panel is a figure of its own."""
+    """single, double: widths of a figure in mm, the second where letters would not be readable in the first; highest: the most.
+    letters: of the text, in points; least, most: what a reader accepts. dots: per inch, of a PNG. apart: each panel is a figure of
+    its own.
+    """
 
     single: float
     double: float
@@ -57,24 +59,24 @@ class Drawn:
         return self.svg.encode()
 
 
-def drawn(chart: Chart, style: Style, double: bool) -> Drawn:
+def drawn(chart: Chart, style: Style) -> Drawn:
     """A chart in a style. Letters are drawn anew where they come out too small or too large: how wide they are moves how wide the
     chart is, so that their size is only known afterwards."""
-    return _fitted(lambda pixels: vl_convert.vegalite_to_svg(_lettered(chart, pixels)), style, double)
+    return _fitted(lambda pixels: vl_convert.vegalite_to_svg(_lettered(chart, pixels)), style)
 
 
 def redrawn(svg: str, style: Style) -> Drawn:
     """The same of a picture that is an SVG already; its letters, whatever their sizes, become all of one size."""
-    return _fitted(lambda pixels: re.sub(r'font-size="[\d.]+"', f'font-size="{pixels:.1f}"', svg), style, False)
+    return _fitted(lambda pixels: re.sub(r'font-size="[\d.]+"', f'font-size="{pixels:.1f}"', svg), style)
 
 
-def _fitted(draw: Callable[[float], str], style: Style, double: bool) -> Drawn:
-    pixels = FIRST
+def _fitted(draw: Callable[[float], str], style: Style) -> Drawn:
+    pixels, most = FIRST, 0.0
     for _ in range(4):
         svg = draw(pixels)
         wide, high = _size(svg)
-        most = (style.double if double else style.single) * POINTS_PER_MM
-        scale = min(most / wide, style.highest * POINTS_PER_MM / high)  # points a pixel
+        most = most or (style.single if pixels * style.single * POINTS_PER_MM / wide >= style.least else style.double)
+        scale = min(most * POINTS_PER_MM / wide, style.highest * POINTS_PER_MM / high)  # points a pixel
         if style.least <= pixels * scale <= style.most:
             break
         pixels = style.letters / scale

@@ -105,7 +105,6 @@ def of_probes(run: store.Run) -> Iterator[Figure]:
         "Accuracy on held-out images of a linear probe at every state of the vision tower, then of the decoder. Grey: the same "
         "with labels shuffled (the control task); dotted: the commonest label always.",
         "Alain and Bengio 2017; Hewitt and Liang 2019", "Bands: 95 % intervals over images; the grey one: shuffled labels",
-        broad=True,
     )  # fmt: skip
     gap = _measured(rows, GAP, "image and text")
     if gap.height:
