@@ -4,7 +4,7 @@ from pathlib import Path
 
 import medlens
 from medlens.lens_page.pictures import patches
-from medlens.lens_page.svg import as_png
+from medlens.svg import as_png
 
 BLOCK = 3  # chosen on other slices: see the page
 PICTURE = Path("docs/pictures/lens.png")

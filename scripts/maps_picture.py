@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 import medlens
-from medlens.lens_page.svg import as_png
 from medlens.overlay import Style, svg
+from medlens.svg import as_png
 
 OUT = Path(__file__).parent.parent / "docs" / "pictures" / "maps.png"
 SAMPLE = 9  # of phantom.samples(..., seed 1): "what type of lesion", with one lesion

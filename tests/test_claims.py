@@ -353,7 +353,7 @@ def test_on_the_command_line(tmp_path):
     assert "not supported" in done.stdout
     assert "cannot be said" in done.stdout
     done = subprocess.run([*command, "--json", "--claim", "mev/text rises"], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)[-1]["verdict"] == NOT_SUPPORTED
+    assert json.loads(done.stdout)["claims"][-1]["verdict"] == NOT_SUPPORTED
     done = subprocess.run([*command, "--claim", "mev/text wobbles"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("medlens: the claim 'mev/text wobbles' cannot be read; expected MEASURE/TOKENS")

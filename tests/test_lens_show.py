@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 import medlens
 from medlens.cli import app
 from medlens.errors import BadInput, BadModel, BadRun
-from medlens.lens_page.svg import colour, plain, short
 from medlens.measures.beside import covered, more_often
 from medlens.models.values import handed_on
 from medlens.phantom.scanner import LESIONS, MODALITIES
 from medlens.stats.intervals import jackknife
+from medlens.svg import colour, plain, short
 from medlens.types import Value
 
 CHARTS = True

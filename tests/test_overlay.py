@@ -8,9 +8,9 @@ from PIL import Image
 
 from medlens import overlay
 from medlens.errors import BadInput
-from medlens.lens_page.svg import as_png
 from medlens.models.registration import Rectangle
 from medlens.overlay import Style
+from medlens.svg import as_png
 from medlens.types import Heatmap
 
 IMAGE = Image.new("L", (64, 48), 128)

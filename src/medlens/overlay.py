@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from medlens.errors import BadInput
-from medlens.lens_page.svg import SOFT, VIRIDIS, picture, sheet, text
-from medlens.types import Heatmap
+from medlens.errors import BadInput, CannotWrite
+from medlens.svg import SOFT, VIRIDIS, as_png, picture, sheet, text
+
+if TYPE_CHECKING:
+    from medlens.types import Heatmap
 
 # Brewer's RdBu (Harrower and Brewer 2003), blue to red: for what has a sign; its middle stands for 0
 DIVERGING = (
@@ -19,6 +22,7 @@ DIVERGING = (
 )  # fmt: skip
 SIDE, TOP, FOOT = 560, 84, 64  # of the picture's longer side; above and below it
 MASK, CONTOUR = "#ffffff", "#D55E00"
+NEUTRAL = 127  # the ground of a map without an image: shows where no token is
 STEPS = 52  # of the colour bar
 
 
@@ -70,6 +74,29 @@ def svg(
         body.append(text(20, TOP + high + 52, "; ".join(notes), 13, SOFT))
     where = "" if heatmap.layer is None else f", block {heatmap.layer}"
     return sheet(max(wide, 400) + 40, TOP + high + FOOT, "".join(body), f"{heatmap.method}{where}", heatmap.target)
+
+
+def drawn(heatmap: Heatmap, image: Image.Image | None = None) -> str:
+    """The map on this image, else on the one that it carries, else its colours alone. Raises BadInput as `svg` does."""
+    ground = heatmap.image if image is None else image
+    if ground is not None:
+        return svg(heatmap, ground)
+    return svg(heatmap, Image.new("L", heatmap.size[::-1], NEUTRAL), Style(opacity=1))
+
+
+def save(heatmap: Heatmap, path: Path, image: Image.Image | None = None) -> Path:
+    """Write `drawn` as .png or .svg, whole or not at all. Raises BadInput for another ending, and as `svg` does; CannotWrite."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise BadInput(f"a map is saved as .png or .svg; got {path.name!r}")
+    picture = drawn(heatmap, image)
+    begun = path.with_name(f".{path.name}.part")
+    try:
+        begun.write_bytes(as_png(picture) if path.suffix.lower() == ".png" else picture.encode())
+        begun.replace(path)
+    except OSError as e:
+        begun.unlink(missing_ok=True)
+        raise CannotWrite(f"{path.name} cannot be written: {e.strerror}") from e
+    return path
 
 
 def limits(heatmap: Heatmap) -> Range:

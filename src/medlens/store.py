@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from PIL import Image
 
+from medlens import display
 from medlens.errors import BadRun, CannotWrite
 from medlens.jsontext import parse
 from medlens.tables import TABLES as TABLES
 
 STATES = "states.safetensors"  # a few rows of every state
+STRIP, THUMBNAIL = 8, 72  # pictures that a run shows of itself, and their pixels
 FORMAT = 1  # of the folder's layout; a reader refuses another
 
 
@@ -98,6 +101,37 @@ class Run:
             raise BadRun(f"{self.path} is a run of format {got}; this medlens reads format {FORMAT}: repeat the study")
         return manifest
 
+    def _repr_html_(self) -> str:
+        """For a notebook: what was studied, tables with their heights, where the report is, the first pictures."""
+        names = [name for name in TABLES if (self.path / f"{name}.parquet").is_file()]
+        heights = {name: pl.scan_parquet(self.path / f"{name}.parquet").select(pl.len()).collect().item() for name in names}
+        model, data = self.manifest["model"], self.manifest.get("data")
+        if data is None:  # maps of one sample
+            title = f"{model}, sample {self.manifest['sample'] or 'of your own'}"
+            told = {"question": self.manifest["question"], "answer": self.manifest["answer"]}
+        else:
+            title = f"{model['name']} on {data['name']}"
+            told = {"questions": data.get("samples"), "images": data.get("images"), "blocks": model.get("blocks")}
+        told["tables"] = ", ".join(f"{name} ({height:,})" for name, height in heights.items() if height)
+        told["report"] = self._beside() if self.report.is_file() else None
+        return display.card(title, told, self._pictures(heights))
+
+    def _beside(self) -> str:
+        """The report's place as seen from here; of a run elsewhere its folder's name alone."""
+        place, here = self.report.resolve(), Path.cwd().resolve()
+        return str(place.relative_to(here) if place.is_relative_to(here) else Path(self.path.name) / self.report.name)
+
+    def _pictures(self, heights: Mapping[str, int]) -> list[tuple[Image.Image | None, str]]:
+        """The first few, small."""
+        if not heights.get("samples"):
+            return []
+        found = []
+        for name in self.samples["picture"].drop_nulls().unique(maintain_order=True).head(STRIP):
+            with Image.open(self.path / name) as opened:
+                opened.thumbnail((THUMBNAIL, THUMBNAIL))
+                found.append((opened.convert("RGB"), ""))
+        return found
+
     @property
     def report(self) -> Path:
         """The report: one HTML file that needs nothing else."""
@@ -105,8 +139,10 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder. Raises BadRun where it is none, is damaged, or is of another format."""
+    """Open a run folder. Raises BadRun where it is none, is not finished, is damaged, or is of another format."""
     run = Run(Path(path))
+    if not run.path.exists() and run.path.absolute().with_name(f"{run.path.name}.part").is_dir():
+        raise BadRun(f"{run.path} is not finished; the same command goes on where it was")
     _ = run.manifest
     return run
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,8 @@ from PIL import Image
 from medlens.errors import BadInput
 from medlens.picture import opened
 
+SHOWN = 256  # pixels of a picture in a notebook
+EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")  # what a screen shows as it is
 Group = Literal["image", "text", "template", "answer"]
 GROUPS: tuple[Group, ...] = ("image", "text", "template", "answer")
 
@@ -148,11 +151,39 @@ class Sample:
         """The question asked: the last turn."""
         return self.turns[-1]
 
+    def _repr_html_(self) -> str:
+        """Its pictures, names without folders, question and answer. DICOM files are named, not opened."""
+        from medlens import display
+
+        told = {
+            "sample": self.id, "before": " / ".join(self.turns[:-1]), "answer": self.answer,
+            "type": self.question_type, "regions": ", ".join(region.name for region in self.regions),
+        }  # fmt: skip
+        return display.card(self.question, told, [(_opened(image), _name(image)) for image in self.images])
+
 
 def _name(image: ImageLike) -> str:
     if isinstance(image, Image.Image):
         return "in memory"
     return image.name if isinstance(image, Embedded | Windowed) else Path(image).name
+
+
+def _opened(image: ImageLike) -> Image.Image | None:
+    """A small copy without anything but its pixels; None of what is no plain picture, or cannot be opened."""
+    if isinstance(image, Windowed):
+        return None
+    if isinstance(image, Image.Image):
+        return _small(image.copy())
+    try:
+        with Image.open(BytesIO(image.data) if isinstance(image, Embedded) else image) as opened:
+            return _small(opened)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _small(image: Image.Image) -> Image.Image | None:
+    image.thumbnail((SHOWN, SHOWN))
+    return image.convert("RGB") if image.mode in EIGHT_BIT else None
 
 
 @dataclass(frozen=True)
@@ -181,7 +212,7 @@ class Heatmap:
     boxes: (tokens, 4) left, top, right, bottom of each token, in pixels of the original image: parts of a box may lie outside it
     (where the model pads), and all four are NaN for a token without a place (a separator of rows). size: (height, width) of the
     original image. layer: the block that it was read at; None for methods that have none. sinks: of raw attention, the tokens that
-    draw it whoever looks.
+    draw it whoever looks. image: what it lies on, where that is at hand. In a notebook it shows itself.
     """
 
     method: str
@@ -192,6 +223,19 @@ class Heatmap:
     layer: int | None = None
     note: str = ""
     sinks: tuple[int, ...] = ()
+    image: Image.Image | None = field(default=None, repr=False)
+
+    def save(self, path: str | Path, image: Image.Image | None = None) -> Path:
+        """Write the map as .png or .svg, with its colour bar: on this image, else on the one that it carries, else its colours
+        alone. Raises BadInput for another ending or an image of another size; CannotWrite."""
+        from medlens import overlay  # draws: not needed by those who only count
+
+        return overlay.save(self, Path(path), image)
+
+    def _repr_png_(self) -> bytes:
+        from medlens import overlay, svg
+
+        return svg.as_png(overlay.drawn(self))
 
     def on_image(self) -> np.ndarray:
         """(height, width): at each pixel the mean of the tokens whose boxes hold its middle; NaN where there is none. Never

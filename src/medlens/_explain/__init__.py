@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,8 @@ def explain(
     gate = gates(model, [asked], answers=[own], seed=seed)[0] if card else None
     subject = Subject(model, aim.prompt, aim.aim, image, sample.regions, at, choices, seed)
     found = Explanation(
-        _called(model), sample.id, sample.question, str(own), image, tuple(maps), tuple(of_tokens), tuple(failed), regions,
+        _called(model), sample.id, sample.question, str(own), image,
+        tuple(replace(of, image=image) for of in maps), tuple(replace(of, image=image) for of in of_tokens), tuple(failed), regions,
         gate, tuple(cards(subject, maps, gate, tick)) if gate else (), sample.answer,
     )  # fmt: skip
     if out is not None:

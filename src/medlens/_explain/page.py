@@ -14,18 +14,19 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save
 
-from medlens import store
+from medlens import display, store
 from medlens._explain.card import Card
 from medlens._gate import Gate
 from medlens.errors import BadRun
-from medlens.lens_page.svg import as_png
 from medlens.overlay import Style, limits, svg
+from medlens.svg import as_png
 from medlens.types import Heatmap
 from medlens.unfinished import writing
 
 OURS = re.compile(r"report\.html|manifest\.json|maps\.(parquet|safetensors)|checks\.parquet|(map|token)-\d+(-[a-z_]+)?\.(png|svg)")
 
 SMALL = 256  # pixels of the image in the maps of single tokens
+MIDDLE = 512  # and in a notebook
 
 
 class Failed(NamedTuple):
@@ -59,6 +60,16 @@ class Explanation:
         """Write `report.html`, each map as PNG and SVG, the table `maps.parquet`, `maps.safetensors` and `manifest.json`; whole, or
         not at all. Raises CannotWrite, and BadRun where something else is there."""
         return _write(Path(out), self)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: question, answer, whether it rests on the image, and each map with its verdict."""
+        verdicts = {card.method: card.verdict for card in self.cards}
+        told = {
+            "answer": self.answer, "true": self.truth, "rests on the image": self.gate and self.gate.words,
+            "no map": "; ".join(f"{of.method}: {of.reason}" for of in self.failed),
+        }  # fmt: skip
+        shown = [(svg(m, self.image, Style(), self.regions, MIDDLE), verdicts.get(m.method, "no report card")) for m in self.maps]
+        return display.card(self.question, told, shown)
 
 
 def _write(out: Path, page: Explanation) -> Path:

@@ -21,7 +21,7 @@ from medlens.unfinished import writing
 
 FORMATS = ("pdf", "svg", "png")
 LIST = "figures.json"  # of the files of ours in a folder
-KINDS = {"neurons": of_neurons, "probe": of_probes, "benchmark": of_benchmark, "flow": of_reliance, "maps": of_maps}
+KINDS = {"neurons": of_neurons, "probe": of_probes, "benchmark": of_benchmark, "reliance": of_reliance, "gate": of_maps}
 
 
 class FigureFiles(NamedTuple):
@@ -38,7 +38,7 @@ def figures(
     """Write every chart of a run as a figure: `NAME.pdf`, `.svg`, `.png`; beside it `NAME.csv`, exactly the rows that it draws,
     with intervals and n; and `captions.md`.
 
-    style: "nature" (one panel 89 mm wide, panels side by side 183 mm; sans-serif letters of 5 to 7 points; PNG of 600 dots an
+    style: "nature" (89 mm wide, 183 mm where that is too little; sans-serif letters of 5 to 7 points; PNG of 600 dots an
     inch), or "slides" (each panel a figure of its own, 280 mm wide at most, letters of 14 points and more). Whole or not at all;
     figures that an earlier call has written to `out` are replaced.
 
@@ -53,7 +53,7 @@ def figures(
     out = Path(out)
     store.check_place(out)
     _check_ours(out)
-    found = [one for figure in _of(run) for one in _apart(figure, STYLES[style])]
+    found = [one for figure in _of(run) for one in _apart(figure, STYLES[style]) if one.rows.height]
     if not found:
         raise BadRun(f"{run.path.name} has no charts: nothing was measured that one could draw")
     with writing(out) as folder:
@@ -80,7 +80,7 @@ def _apart(figure: Figure, style: Style) -> list[Figure]:
 
 
 def _write(folder: Path, figure: Figure, style: Style, formats: Sequence[str]) -> Drawn:
-    picture = redrawn(figure.svg, style) if figure.svg else drawn(_together(figure), style, figure.wide)
+    picture = redrawn(figure.svg, style) if figure.svg else drawn(_together(figure), style)
     for kind in dict.fromkeys(formats):
         store.write(folder / f"{figure.name}.{kind}", picture.bytes_of(kind, style.dots))
     store.write(folder / f"{figure.name}.csv", as_csv(figure.rows))
@@ -93,7 +93,7 @@ def _together(figure: Figure) -> Chart:
         ((name, chart),) = figure.panels.items()
         return {**chart, **({"title": name} if name else {})}
     named = zip("abcdefghijklmnopqrstuvwxyz", figure.panels.items(), strict=False)
-    panels = [{**chart, "title": f"{letter}   {name}"} for letter, (name, chart) in named]
+    panels = [{**chart, "title": f"{letter}\u2002{name}"} for letter, (name, chart) in named]
     return {"concat": panels, "columns": 2, "spacing": 30, "resolve": {"scale": {"color": "independent"}}}
 
 

@@ -20,7 +20,7 @@ def captions(run: store.Run, figures: Sequence[Figure], sizes: Sequence[Drawn]) 
     parts = [f"# Figures of {_plain(_subject(run.manifest))}\n"]
     for number, (figure, size) in enumerate(zip(figures, sizes, strict=True), 1):
         told = [f"**Figure {number}. {_plain(figure.title)}.**", _plain(figure.meaning), _panels(figure), _counted(figure.rows)]
-        told += [_plain(f"Bands and bars: {figure.interval}.") if figure.interval else "No intervals."]
+        told += [_plain(f"{figure.interval}.") if figure.interval else "No intervals."]
         told += [f"Source of the method: {_plain(figure.source)}."] if figure.source else []
         made = f"{size.width:.0f} mm wide, {size.height:.0f} mm high, letters of {size.letters:.1f} points"
         parts.append(f"{' '.join(filter(None, told))}\n\nFiles: `{figure.name}.*` ({made}); its rows: `{figure.name}.csv`.\n")
@@ -36,7 +36,7 @@ def _subject(manifest: dict[str, Any]) -> str:
 
 def _panels(figure: Figure) -> str:
     if len(figure.panels) < 2:
-        return ""
+        return _plain(f"Of {name}.") if (name := "".join(figure.panels)) else ""
     letters = zip("abcdefghijklmnopqrstuvwxyz", figure.panels, strict=False)
     return _plain("; ".join(f"{letter}, {name}" for letter, name in letters) + ".")
 

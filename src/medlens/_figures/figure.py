@@ -11,12 +11,22 @@ import polars as pl
 from medlens.report.charts import Chart
 
 
+def with_axis(chart: Chart, title: str) -> Chart:
+    """With a title of the vertical axis, which the report does without: its heading says it."""
+    return {**chart, "layer": [_titled(layer, title) for layer in chart["layer"]]}
+
+
+def _titled(layer: Chart, title: str) -> Chart:
+    y = layer["encoding"].get("y", {})
+    return {**layer, "encoding": {**layer["encoding"], "y": {**y, "title": title}}} if "field" in y else layer
+
+
 @dataclass(frozen=True)
 class Figure:
     """name: of its files. panels: by what each shows; a figure of one panel may leave that empty. rows: exactly those that are
     drawn, with intervals and n where the run has them; a column `panel` says in which panel, where there are several. meaning,
     source: sentences. interval: what `low` and `high` are; empty where nothing has one. svg: a picture that is drawn already, in
-    the place of panels. broad: of one panel, but as wide as two.
+    the place of panels.
     """
 
     name: str
@@ -27,11 +37,6 @@ class Figure:
     source: str
     interval: str
     svg: str = ""
-    broad: bool = False
-
-    @property
-    def wide(self) -> bool:
-        return self.broad or len(self.panels) > 1
 
     def only(self, panel: str) -> Figure:
         """Of one panel alone."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import polars as pl
 
 from medlens import store
-from medlens._figures.figure import Figure
+from medlens._figures.figure import Figure, with_axis
 from medlens.report import file_name
 from medlens.report.charts import side_by_side
 from medlens.report.figures import Figures
-from medlens.report.lines import BLACK, PALETTE, SIDES, Line, frame_of
-from medlens.report.readings import READINGS, SCALES
+from medlens.report.lines import BLACK, NULLS, PALETTE, SIDES, VARIANTS, Line, frame_of, main_protocol
+from medlens.report.readings import READINGS, SCALES, Reading
 from medlens.report.subgroups import MEASURES
 
+Meant = tuple[str, str, str]  # protocol, measure, variant
 KEYS = ("protocol", "measure", "tokens", "group", "variant")
 COLUMNS = ("panel", "line", *KEYS, "layer", "value", "low", "high", "n", "note")
 
@@ -26,14 +28,15 @@ def of_study(run: store.Run) -> Iterator[Figure]:
     for name in figures.names:
         if charts := figures.charts(name):
             reading = figures.reading(name)
-            drawn = {f"{side} tokens": (side, figures.lines(name)[side]) for side in charts}
             candidates = figures.rows.filter(pl.col("measure").is_in([name, *reading.behind] if name != "scales" else [*SCALES]))
-            rows = pl.concat(
-                [_rows(panel, lines, candidates, reading.title) for panel, (_, lines) in drawn.items()], how="vertical"
-            )
-            panels = {f"{side} tokens": chart for side, chart in charts.items()}
+            main = main_protocol(figures.rows.filter(pl.col("measure") == name))
+            rows = []
+            for side in charts:
+                lines = [(line, _meant(line, name, reading, main)) for line in figures.lines(name)[side]]
+                rows.append(_rows(f"{side} tokens", lines, candidates, reading.title))
+            panels = {f"{side} tokens": with_axis(chart, reading.title) for side, chart in charts.items()}
             meaning = " ".join(filter(None, (reading.meaning, reading.beware)))
-            yield Figure(file_name(name), reading.title, panels, rows, meaning, reading.source, interval)
+            yield Figure(file_name(name), reading.title, panels, pl.concat(rows), meaning, reading.source, interval)
     yield from _subgroups(run, interval)
 
 
@@ -41,25 +44,42 @@ def _interval(run: store.Run) -> str:
     if not run.rows["low"].is_finite().any():
         return ""
     unit = "patients" if run.samples["patient"].is_not_null().any() else "images"
-    return f"95 % jackknife intervals, leaving out {run.manifest['plan']['folds']} folds of whole {unit} one at a time"
+    return (
+        f"Bands and bars: 95 % jackknife intervals, leaving out {run.manifest['plan']['folds']} folds of whole {unit} one at a time"
+    )
 
 
-def _rows(panel: str, lines: list[Line], candidates: pl.DataFrame, title: str) -> pl.DataFrame:
-    """What a panel draws, as the run's own rows: each line is the curve of the table that has its very values."""
-    curves = [
-        curve.filter(pl.col("value").is_finite()).sort("layer")
-        for curve in candidates.partition_by(list(KEYS), maintain_order=True)
-    ]
+def _rows(panel: str, lines: list[tuple[Line, Meant]], candidates: pl.DataFrame, title: str) -> pl.DataFrame:
+    """What a panel draws, as the run's own rows: each line is the curve of the table that has its very values; of several, the one
+    that is meant, then one of the panel's own tokens."""
+    curves = {
+        key: curve.filter(pl.col("value").is_finite()).sort("layer")
+        for key, curve in candidates.partition_by(list(KEYS), maintain_order=True, as_dict=True).items()
+    }
     found = []
-    for line in lines:
-        own = next((k for k, curve in enumerate(curves) if _same(curve, line)), None)
-        rows = line.frame.with_columns(n=None, note=pl.lit("published")) if own is None else curves.pop(own)
+    for line, told in lines:
+        same = [key for key, curve in curves.items() if _same(curve, line)]
+        same.sort(key=lambda key: ((key[0], key[1], key[4]) != told, key[2] != panel.split()[0]))
+        rows = curves[same[0]] if same else line.frame.with_columns(note=pl.lit("published"))
         found.append(_columns(rows.with_columns(panel=pl.lit(panel), line=pl.lit(line.label or line.key or title))))
     return pl.concat(found)
 
 
 def _same(curve: pl.DataFrame, line: Line) -> bool:
     return curve["layer"].to_list() == line.frame["layer"].to_list() and curve["value"].to_list() == line.frame["value"].to_list()
+
+
+def _meant(line: Line, measure: str, reading: Reading, main: str) -> Meant:
+    """Protocol, measure and variant that a line stands for by its words: two curves may have the very same values (no activation
+    was massive), and are told apart by these."""
+    word = line.label or line.key
+    nulls, behind = ({said: name for name, said in words.items()} for words in (NULLS, reading.behind))
+    variants = {said: name for name, (_, said) in VARIANTS.items()}
+    if word in nulls:
+        return nulls[word], measure, "raw"
+    if word.startswith("the published study"):
+        return "published", measure, "raw"
+    return main, behind.get(word, measure), "normed" if line.marks == "diamonds" else variants.get(word, "raw")
 
 
 def _columns(rows: pl.DataFrame) -> pl.DataFrame:
@@ -86,13 +106,14 @@ def _subgroups(run: store.Run, interval: str) -> Iterator[Figure]:
             last = int(mine["layer"].max() or 0)  # pyright: ignore[reportArgumentType]
             charts = side_by_side(sides, "block" if reading.of_pairs else "state", last)
             candidates = pl.concat([whole, mine.drop("field")])
-            rows = [_rows(f"{side} tokens", sides[side], candidates, "all") for side in charts]
+            told = ("sound", measure, "raw")
+            rows = [_rows(f"{side} tokens", [(line, told) for line in sides[side]], candidates, "all") for side in charts]
             if charts:
                 yield Figure(
                     file_name(f"{measure}-by-{field}"), f"{reading.title}, by {field}",
-                    {f"{side} tokens": chart for side, chart in charts.items()}, pl.concat(rows),
+                    {f"{side} tokens": with_axis(chart, reading.title) for side, chart in charts.items()}, pl.concat(rows),
                     f"{reading.meaning} One line for each {field}, the most frequent {len(groups)} of {largest.height}.",
-                    reading.source, f"{interval}, corrected for the number of subgroups" if interval else "",
+                    reading.source, _not_drawn(interval),
                 )  # fmt: skip
 
 
@@ -102,4 +123,10 @@ def _lines(mine: pl.DataFrame, whole: pl.DataFrame, side: str, groups: list[str]
     for colour, group in zip(PALETTE, groups, strict=False):
         frame = frame_of(mine.filter(of_side, pl.col("group") == group), "sound", "raw")
         found.append(Line(frame, colour, group.removeprefix(f"{field}="), width=1.3, own=True))
-    return [line for line in found if line.frame.height]
+    nothing = pl.lit(None, pl.Float64)  # no band is drawn, so the axis need not make room for one
+    return [replace(line, frame=line.frame.with_columns(low=nothing, high=nothing)) for line in found if line.frame.height]
+
+
+def _not_drawn(interval: str) -> str:
+    said = interval.removeprefix("Bands and bars: ")
+    return f"Intervals are not drawn, and stand in the file: {said}, corrected for the number of subgroups" if said else ""

@@ -13,15 +13,17 @@ from medlens.report.charts import CONFIG, Chart
 
 POINTS_PER_MM = 72 / 25.4
 PIXELS_PER_POINT = 96 / 72  # of an SVG's own units: what it draws without being told a size
-SIZES = r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"'
+SIZES = r'(<svg[^>]*?) width="[\d.]+(?:mm)?" height="[\d.]+(?:mm)?"'
 FIRST = 11.0  # pixels of the letters at the first try
 FONT = "Arial, Helvetica, Liberation Sans, sans-serif"  # what is asked for; the last but one has the widths of the first
 
 
 @dataclass(frozen=True)
 class Style:
-    """single, double: width of a figure of one panel, and of several side by side, in mm; highest: the most height. letters: of the
-    text, in points; least, most: what a reader accepts. dots: per inch, of a PNG. apart: each panel is a figure of its own."""
+    """single, double: widths of a figure in mm, the second where letters would not be readable in the first; highest: the most.
+    letters: of the text, in points; least, most: what a reader accepts. dots: per inch, of a PNG. apart: each panel is a figure of
+    its own.
+    """
 
     single: float
     double: float
@@ -49,38 +51,42 @@ class Drawn:
     letters: float
 
     def bytes_of(self, kind: str, dots: int) -> bytes:
-        """As pdf, svg or png. The converter takes an SVG's pixels (96 to the inch) for points (72): so much smaller."""
+        """As pdf, svg or png. The converter takes an SVG's pixels (96 to the inch) for points (72)."""
         if kind == "pdf":
-            return vl_convert.svg_to_pdf(self.svg, scale=1 / PIXELS_PER_POINT)
+            return vl_convert.svg_to_pdf(sized(self.svg, self.width * POINTS_PER_MM, self.height * POINTS_PER_MM))
         if kind == "png":
             return vl_convert.svg_to_png(self.svg, scale=1 / PIXELS_PER_POINT, ppi=dots)
         return self.svg.encode()
 
 
-def drawn(chart: Chart, style: Style, double: bool) -> Drawn:
+def drawn(chart: Chart, style: Style) -> Drawn:
     """A chart in a style. Letters are drawn anew where they come out too small or too large: how wide they are moves how wide the
     chart is, so that their size is only known afterwards."""
-    return _fitted(lambda pixels: vl_convert.vegalite_to_svg(_lettered(chart, pixels)), style, double)
+    return _fitted(lambda pixels: vl_convert.vegalite_to_svg(_lettered(chart, pixels)), style)
 
 
 def redrawn(svg: str, style: Style) -> Drawn:
     """The same of a picture that is an SVG already; its letters, whatever their sizes, become all of one size."""
-    return _fitted(lambda pixels: re.sub(r'font-size="[\d.]+"', f'font-size="{pixels:.1f}"', svg), style, False)
+    return _fitted(lambda pixels: re.sub(r'font-size="[\d.]+"', f'font-size="{pixels:.1f}"', svg), style)
 
 
-def _fitted(draw: Callable[[float], str], style: Style, double: bool) -> Drawn:
-    pixels = FIRST
+def _fitted(draw: Callable[[float], str], style: Style) -> Drawn:
+    pixels, most = FIRST, 0.0
     for _ in range(4):
         svg = draw(pixels)
         wide, high = _size(svg)
-        most = (style.double if double else style.single) * POINTS_PER_MM
-        scale = min(most / wide, style.highest * POINTS_PER_MM / high)  # points a pixel
+        most = most or (style.single if pixels * style.single * POINTS_PER_MM / wide >= style.least else style.double)
+        scale = min(most * POINTS_PER_MM / wide, style.highest * POINTS_PER_MM / high)  # points a pixel
         if style.least <= pixels * scale <= style.most:
             break
         pixels = style.letters / scale
     width, height = (side * scale / POINTS_PER_MM for side in (wide, high))
-    sized = re.sub(SIZES, rf'\1 width="{width:.2f}mm" height="{height:.2f}mm"', svg, count=1)
-    return Drawn(sized, width, height, pixels * scale)
+    return Drawn(sized(svg, width, height, "mm"), width, height, pixels * scale)
+
+
+def sized(svg: str, width: float, height: float, unit: str = "") -> str:
+    """The same SVG in another size."""
+    return re.sub(SIZES, rf'\1 width="{width:.2f}{unit}" height="{height:.2f}{unit}"', svg, count=1)
 
 
 def _size(svg: str) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from medlens import store
-from medlens._figures.figure import Figure
+from medlens._figures.figure import Figure, with_axis
 from medlens.report import benchmark, probes
 from medlens.report.confidence import POINTS, abstaining_chart, reliability_chart
 from medlens.report.consistency import consistency_chart
@@ -16,7 +16,8 @@ from medlens.report.flow import COLOURS, flow_charts
 from medlens.report.neurons import dose_chart, head_maps
 
 DOSE = ("concept", "word", "units", "change", "value", "low", "high", "random", "random_most", "draws", "p", "images")
-OVER_IMAGES = "95 % jackknife intervals, leaving out whole images (patients, where the data name them)"
+OVER_IMAGES = "Bands and bars: 95 % jackknife intervals, leaving out whole images (patients, where the data name them)"
+GAP = ["modality_gap", "modality_gap_floor"]
 PARTS = {"share": "share of its attention that goes to the image", "patch_in": "log-odds restored"}
 
 
@@ -84,8 +85,9 @@ def _flow(flow: pl.DataFrame) -> Figure:
     """Windows that slide, without those that are clipped at the model's end."""
     sliding = flow.filter(pl.col("end") - pl.col("begin") < pl.col("end").max(), pl.col("path").is_in(list(COLOURS)))
     rows = sliding.filter(pl.col("begin") == pl.col("begin").min().over("path", "end"))
+    panels = {name: with_axis(chart, "log-odds") for name, chart in flow_charts(flow).items()}
     return Figure(
-        "flow", "Attention blocked", flow_charts(flow), rows,
+        "flow", "Attention blocked", panels, rows,
         "What blocking attention along a path costs the answers, in a window of blocks that stands at its last one. Right: how "
         "much of it is the image's own, and would not be lost on another image.",
         "Geva et al. 2023; Basu et al. 2024", OVER_IMAGES,
@@ -102,22 +104,22 @@ def of_probes(run: store.Run) -> Iterator[Figure]:
         "probe", "What can be read off the states", {"": probes.probe_chart(run)}, own,
         "Accuracy on held-out images of a linear probe at every state of the vision tower, then of the decoder. Grey: the same "
         "with labels shuffled (the control task); dotted: the commonest label always.",
-        "Alain and Bengio 2017; Hewitt and Liang 2019", "95 % intervals over images; the grey band: shuffled labels", broad=True,
+        "Alain and Bengio 2017; Hewitt and Liang 2019", "Bands: 95 % intervals over images; the grey one: shuffled labels",
     )  # fmt: skip
-    gap = _measured(rows, ["modality_gap", "modality_gap_floor"], "image and text")
+    gap = _measured(rows, GAP, "image and text")
     if gap.height:
         yield Figure(
             "modality-gap", "The gap between image and text",
-            {"": probes.curves_chart(rows, ["modality_gap", "modality_gap_floor"], "image and text", "state of the decoder")}, gap,
+            {"": with_axis(probes.curves_chart(rows, GAP, "image and text", "state of the decoder"), "modality gap")}, gap,
             "How far the means of image tokens and of text tokens are apart at each state; grey: of the "
             "same tokens, divided at random.",
             "Liang et al. 2022", OVER_IMAGES,
         )  # fmt: skip
     for name, said in probes.measured_geometry(rows).items():
-        yield Figure(
-            f"tower-{name}", f"The vision tower: {said}", {"": probes.curves_chart(rows, [name], "tower", probes.axis_of(name))},
-            _measured(rows, [name], "tower"), f"{said[0].upper()}{said[1:]}, layer by layer of the vision tower.", "", OVER_IMAGES,
-        )  # fmt: skip
+        chart = with_axis(probes.curves_chart(rows, [name], "tower", probes.axis_of(name)), said)
+        meaning = f"{said[0].upper()}{said[1:]}, layer by layer of the vision tower."
+        own = _measured(rows, [name], "tower")
+        yield Figure(f"tower-{name}", f"The vision tower: {said}", {"": chart}, own, meaning, "", OVER_IMAGES)
 
 
 def _measured(rows: pl.DataFrame, measures: list[str], tokens: str) -> pl.DataFrame:

@@ -14,8 +14,8 @@ import polars as pl
 from medlens import store
 from medlens.errors import BadRun
 from medlens.lens_page import pictures
-from medlens.lens_page.svg import as_png, colour, data_of, ink, plain, short
 from medlens.report.charts import as_files, as_svg
+from medlens.svg import as_png, colour, data_of, ink, plain, short
 from medlens.unfinished import writing
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from medlens.lens_page.svg import SOFT, Cell, cell, picture, plain, scale, sheet, table, visible
 from medlens.report.charts import Chart
 from medlens.report.lines import COLOURS
+from medlens.svg import SOFT, Cell, cell, picture, plain, scale, sheet, table, visible
 
 if TYPE_CHECKING:
     from medlens.lens_reading import LensReading

@@ -1,4 +1,4 @@
-"""Pieces of the lens's pictures, as SVG: words on coloured ground, tables of them, a scale of colours, a title."""
+"""Pieces of pictures, as SVG: words on coloured ground, tables of them, a scale of colours, a title."""
 
 from __future__ import annotations
 
