@@ -39,7 +39,15 @@ class Windowed:
         return self.path.name
 
 
-ImageLike = Image.Image | Path | str | Embedded | Windowed
+@dataclass(frozen=True, eq=False)
+class Renamed:
+    """An image file under another name than its own."""
+
+    image: Path | str | Embedded | Windowed
+    name: str
+
+
+ImageLike = Image.Image | Path | str | Embedded | Windowed | Renamed
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +149,7 @@ class Sample:
     @property
     def shown(self) -> str:
         """The names of its image files, without their folders: what a reader finds them by."""
-        return " + ".join(map(_name, self.images)) or "no image"
+        return " + ".join(map(file_name, self.images)) or "no image"
 
     @property
     def question(self) -> str:
@@ -149,10 +157,11 @@ class Sample:
         return self.turns[-1]
 
 
-def _name(image: ImageLike) -> str:
+def file_name(image: ImageLike) -> str:
+    """What a reader finds the image by: its file's name, without the folder."""
     if isinstance(image, Image.Image):
         return "in memory"
-    return image.name if isinstance(image, Embedded | Windowed) else Path(image).name
+    return image.name if isinstance(image, Embedded | Windowed | Renamed) else Path(image).name
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from tools.fuzz import mutate
-from tools.fuzz.models import safetensors
+from tools.fuzz.models import phantom, safetensors
 from tools.fuzz.target import Read, Target
 
 import medlens
@@ -23,7 +24,7 @@ from medlens.unfinished import Unfinished, refuse_another
 
 
 def _study(place: Path) -> Path:
-    medlens.study("phantom", "phantom", Plan(limit=4, folds=2, lens_images=1), place / "run")
+    medlens.study(phantom(), "phantom", Plan(limit=4, folds=2, lens_images=1), place / "run")
     return place / "run"
 
 
@@ -59,10 +60,10 @@ def _changed(file: Path, rng: random.Random) -> bytes:
 def _frame(frame: pl.DataFrame, rng: random.Random) -> bytes:
     """A table that is whole, but another: without a column, with one of another type, empty, or with names that lead outward."""
     column = rng.choice(frame.columns)
+    text, number = rng.choice(mutate.TEXTS).encode("utf-8", "replace").decode(), rng.choice((-1, 2**62))
     changes: tuple[Callable[[], pl.DataFrame], ...] = (
         lambda: frame.drop(column), lambda: frame.clear(), lambda: frame.rename({column: "other"}),
-        lambda: frame.with_columns(pl.lit(rng.choice(mutate.TEXTS).encode("utf-8", "replace").decode()).alias(column)),
-        lambda: frame.with_columns(pl.lit(None).alias(column)), lambda: frame.with_columns(pl.lit(rng.choice((-1, 2**62))).alias(column)),
+        *(partial(frame.with_columns, pl.lit(value).alias(column)) for value in (text, number, None)),
     )  # fmt: skip
     buffer = BytesIO()
     rng.choice(changes)().write_parquet(buffer)
