@@ -41,11 +41,11 @@ class Guard:
         sys.addaudithook(self._hook)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """What is done inside is looked at; it ends with TooSlow after SECONDS."""
+    def watching(self, seconds: float = SECONDS) -> Iterator[None]:
+        """What is done inside is looked at; it ends with TooSlow after so many seconds."""
         self.seen.clear()
         signal.signal(signal.SIGALRM, _stop)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         self.on = True
         try:
             yield

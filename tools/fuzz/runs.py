@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -32,7 +33,9 @@ def _run(seed: Path, folder: Path, rng: random.Random) -> Read:
     files = [f for f in sorted(seed.iterdir()) if f.suffix in (".parquet", ".json", ".safetensors")]
     hit = seed / "manifest.json" if rng.random() < 0.3 else rng.choice(files)
     for file in seed.iterdir():
-        if file != hit:
+        if file.is_dir():
+            shutil.copytree(file, folder / file.name)
+        elif file != hit:
             (folder / file.name).symlink_to(file)
     (folder / hit.name).write_bytes(_changed(hit, rng))
     what = (_tables, render, lambda run: compare([run.path, seed]))[rng.choice((0, 0, 0, 0, 1, 2))]
