@@ -2,13 +2,15 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= runs/study
+FUZZ ?= 100000
 
-.PHONY: help setup study test check bench docs
+.PHONY: help setup study test check bench docs fuzz
 
 help:
 	@echo "make study   run the main job on the phantom; prints where the report is"
 	@echo "make test    run the tests     make check   lint, types, import contract"
 	@echo "make bench   time and memory   make docs    run the documentation's examples and build it"
+	@echo "make fuzz    hostile files for every reader: 100,000 of them"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medlens needs Python 3.11 or newer; set PYTHON=")'
@@ -38,6 +40,9 @@ test: .venv/.dev
 
 check: .venv/.dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/pyright
+
+fuzz: .venv/.dev  # hours; FUZZ=2000 is what the tests do
+	@OMP_NUM_THREADS=1 .venv/bin/python -m tools.fuzz --inputs $(FUZZ)
 
 bench: .venv/.bench
 	@.venv/bin/medlens bench --out docs/performance.md

@@ -1,5 +1,6 @@
 """Files that are made to harm: each threat of docs/security.md by itself. (`tools/fuzz` tries what nobody thought of.)"""
 
+import contextlib
 import gzip
 import json
 import os
@@ -96,7 +97,7 @@ def test_an_index_leads_nowhere_else(tmp_path, name):
         place.mkdir()
         (place / "model.safetensors").write_bytes(save(TENSORS))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": name}}))
-    with pytest.raises(BadModel, match="does not lie beside it|lacks the shard"):
+    with pytest.raises(BadModel, match=r"does not lie beside it|lacks the shard"):
         check_shards(folder)
 
 
@@ -122,10 +123,8 @@ def test_code_in_a_checkpoint_is_not_run(checkpoint, monkeypatch):
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
         path = checkpoint / name
         path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": dict.fromkeys(classes, "code.A")}))
-    try:
+    with contextlib.suppress(BadModel):  # to refuse it is as well
         assert medlens.load(checkpoint).checks
-    except BadModel:  # refused is as well
-        pass
     assert not (checkpoint.parent / "code-was-run").exists()
 
 
@@ -229,13 +228,21 @@ def test_pipes_devices_and_links(tmp_path):
         take_in(read(tmp_path, "q"))
 
 
-@pytest.mark.parametrize(("name", "text", "says"), [
-    ("q.json", DEEP, "not JSON"), ("q.jsonl", DEEP, "not JSON"), ("q.jsonl", '{"image": ' + DEEP + "}", "not JSON"),
-    ("q.csv", "image,question\n" + "a" * 5000 + ".png,q\n", "does not exist"), ("q.csv", "image,question\n\0.png,q\n", "NUL|exist"),
-    ("q.csv", 'image,question\n"' + "a" * 200_000 + '",q\n', "field larger"), ("q.csv", "image,question\n=cmd|x!A0,q\n", "does not exist"),
-    ("q.jsonl", '{"image": "i.png", "question": "\\ud800"}', "lone surrogate"), ("q.jsonl", '{"image": "' + "9" * 5000 + '"}', "exist"),
+HURTING = [
+    ("q.json", DEEP, "not JSON"),
+    ("q.jsonl", DEEP, "not JSON"),
+    ("q.jsonl", '{"image": ' + DEEP + "}", "not JSON"),
     ("q.jsonl", '{"image": ' + "9" * 5000 + "}", "not JSON"),
-])  # fmt: skip
+    ("q.jsonl", '{"image": "' + "9" * 5000 + '"}', "does not exist"),
+    ("q.jsonl", '{"image": "i.png", "question": "\\ud800"}', "lone surrogate"),
+    ("q.csv", "image,question\n" + "a" * 5000 + ".png,q\n", "does not exist"),
+    ("q.csv", "image,question\n\0.png,q\n", "NUL|exist"),
+    ("q.csv", 'image,question\n"' + "a" * 200_000 + '",q\n', "field larger"),
+    ("q.csv", "image,question\n=cmd|x!A0,q\n", "does not exist"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "says"), HURTING)
 def test_questions_that_hurt(tmp_path, name, text, says):
     (tmp_path / "i.png").write_bytes(png())
     (tmp_path / name).write_text(text)

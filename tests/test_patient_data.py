@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from polars.testing import assert_frame_equal
 from tools.fuzz.guard import Guard
 from tools.fuzz.pictures import dicom
 
@@ -53,12 +54,12 @@ def planted(folder):
     (folder / "quartermain_bad.png").write_text("Zephyrine")
     lines = [
         {
-            "image": path.name, "question": QUESTION, "answer": "yes", "id": f"quartermain 1951-06-07 {path.suffix}",
+            "image": path.name, "question": QUESTION, "answer": "yes", "id": f"1951-06-07 {path.name}",
             "image_id": f"8842117 {path.stem}", "patient_id": "8842117", "referrer": "Cholmondeley", "organ": "lung",
         }
         for path in sorted(folder.iterdir())
     ]  # fmt: skip
-    lines.append(dict(lines[0], image="quartermain_gone.png"))
+    lines.append(dict(lines[0], image="quartermain_gone.png", id="gone"))
     (folder / "quartermain.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder / "quartermain.jsonl"
 
@@ -110,7 +111,15 @@ def runs(phantom, place, data, guard):
         patch.setenv("MEDLENS_KEY", str(place / "key" / "mine"))
         warnings.simplefilter("always", MedlensWarning)
         for deidentify in (False, True):
-            plan = Plan(skip_bad=True, deidentify=deidentify, lens_images=2, folds=2, by=("organ",), scratch=str(data.parent))
+            plan = Plan(
+                skip_bad=True,
+                deidentify=deidentify,
+                lens_images=1,
+                folds=2,
+                thorough=False,
+                by=("organ",),
+                scratch=str(data.parent),
+            )
             with guard.watching(600):
                 found[deidentify] = medlens.study(phantom, data, plan, place / f"run-{deidentify}")
             done += guard.seen
@@ -129,8 +138,11 @@ def test_names_are_written_and_with_deidentify_they_are_not(runs):
 
 
 def test_nothing_else_changes(runs):
+    """But for the dimensions of drawn halves: what is drawn is drawn by the samples' ids."""
     named, hidden_ = runs[0][False], runs[0][True]
-    assert named.rows.drop("note").equals(hidden_.rows.drop("note"), null_equal=True)
+    fixed = [run.rows.filter(~pl.col("measure").str.contains("_of_")) for run in (named, hidden_)]
+    assert fixed[0].height > 0.7 * named.rows.height
+    assert_frame_equal(*fixed, rel_tol=1e-4)
     assert named.answers["answer"].to_list() == hidden_.answers["answer"].to_list()
     assert hidden_.samples["patient"].n_unique() == named.samples["patient"].n_unique() == 1
     assert hidden_.samples["image"].n_unique() == named.samples["image"].n_unique() == 5
@@ -163,12 +175,12 @@ def test_the_watch_sees_what_it_is_there_for(guard, place, tmp_path):
     import subprocess
 
     with guard.watching(600):
-        (place / "inside").touch()
-        (tmp_path / "outside").touch()
+        (place / "inside").write_text("")
+        (tmp_path / "outside").write_text("")
         subprocess.run(["true"], check=True)
-        with socket.socket() as made, pytest.raises(OSError, match=""):
+        with socket.socket() as made, pytest.raises(OSError):
             made.connect(("127.0.0.1", 9))
-    assert [event.split()[0] for event in guard.seen] == ["open", "subprocess.Popen", "socket.connect"]
+    assert {event.split()[0] for event in guard.seen} == {"open", "subprocess.Popen", "socket.connect"}
 
 
 def test_pictures_are_written_from_pixels_alone(runs):
@@ -180,10 +192,9 @@ def test_pictures_are_written_from_pixels_alone(runs):
             assert dict(opened.getexif()) == {}
 
 
-def test_an_explanation_names_nobody(phantom, data, place, tmp_path):
-    found = medlens.explain(
-        phantom, hidden(medlens.read(data, bad=lambda e: None)[:1], bytes(32))[0], card=False, tokens=False, methods=["gradient"]
-    )
+def test_an_explanation_names_nobody(phantom, data, tmp_path):
+    sample = medlens.read(data, bad=lambda e: None)[0]
+    found = medlens.explain(phantom, hidden([sample], bytes(32))[0], card=False, tokens=False, methods=["centre"])
     found.write(tmp_path / "maps")
     assert seen((*HEADERS, *PATHS, *NAMES), everything(tmp_path / "maps")) == []
 

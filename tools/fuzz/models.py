@@ -191,7 +191,7 @@ def asks_for_code(told: Any, folder: Path) -> Any:
 
 
 TARGETS = (
-    Target("safetensors", 8, _nothing, _shards),
+    Target("safetensors", 12, _nothing, _shards),
     Target("configuration", 4, _config_seeds, _config),
     Target("adapter", 3, _phantom, _adapter),
     Target("tuned lens", 2, _phantom, _lens),

@@ -20,11 +20,24 @@ import medlens
 from medlens import store
 from medlens.comparison import compare
 from medlens.plan import Plan
-from medlens.report import render
+from medlens.report import charts, render
 from medlens.unfinished import Unfinished, refuse_another
 
 
+class Blank:
+    """In the place of what draws charts."""
+
+    @staticmethod
+    def vegalite_to_svg(_: Any) -> str:
+        return "<svg></svg>"
+
+    @staticmethod
+    def svg_to_png(_: str, scale: float = 1) -> bytes:
+        return b""
+
+
 def _study(place: Path) -> Path:
+    charts.vl_convert = Blank  # drawing takes a second, and what is drawn are numbers that were read before
     medlens.study(phantom(), "phantom", Plan(limit=4, folds=2, lens_images=1), place / "run")
     return place / "run"
 
@@ -91,6 +104,6 @@ def _unfinished(_: Any, folder: Path, rng: random.Random) -> Read:
 
 
 TARGETS = (
-    Target("run", 8, _study, _run),
-    Target("unfinished run", 5, _nothing, _unfinished),
+    Target("run", 3, _study, _run),
+    Target("unfinished run", 6, _nothing, _unfinished),
 )
