@@ -2,8 +2,9 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= runs/study
+FUZZ ?= 100000
 
-.PHONY: help setup study test check bench docs faults load release
+.PHONY: help setup study test check bench docs faults load release fuzz
 
 help:
 	@echo "make study   run the main job on the phantom; prints where the report is"
@@ -11,6 +12,7 @@ help:
 	@echo "make bench   time and memory   make docs    run the documentation's examples and build it"
 	@echo "make faults  kills, full disks, full memory, counted     make load   10,000 samples, 500 blocks, 50 readers"
 	@echo "make release wheel, source archive, pins with hashes, bill of materials, in dist/"
+	@echo "make fuzz    hostile files for every reader: 100,000 of them"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medlens needs Python 3.11 or newer; set PYTHON=")'
@@ -40,6 +42,9 @@ test: .venv/.dev
 
 check: .venv/.dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/pyright
+
+fuzz: .venv/.dev  # hours; FUZZ=2000 is what the tests do
+	@OMP_NUM_THREADS=1 .venv/bin/python -m tools.fuzz --inputs $(FUZZ)
 
 bench: .venv/.bench
 	@.venv/bin/medlens bench --out docs/performance.md

@@ -202,7 +202,7 @@ def test_slake_regions(slake):
     [
         ("imgs/xmlab7/detection.json", '[{"Liver": [1, 2]}]', "xmlab7/detection.json is not a list of"),
         ("imgs/xmlab7/detection.json", "[", "xmlab7/detection.json is not a list of"),
-        ("imgs/xmlab7/mask.png", "no picture", "xmlab7/mask.png cannot be read"),
+        ("imgs/xmlab7/mask.png", "no picture", "xmlab7/mask.png is not an image"),
         ("mask.txt", "Liver", "mask.txt is not a list of lines"),
     ],
 )

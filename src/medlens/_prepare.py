@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,15 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from medlens import _record
 from medlens._forecast import Forecast
 from medlens.budget import BASE_MEMORY, bytes_of
 from medlens.data import read
+from medlens.data.burned_in import may_hold_text
 from medlens.data.dicom import through
 from medlens.data.grouping import distinct
 from medlens.data.images import open_image
 from medlens.data.intake import Intake, take_in
-from medlens.errors import BadData, BadInput
+from medlens.data.pseudonyms import KEPT, hidden, key
+from medlens.errors import BadData, BadInput, MedlensWarning
 from medlens.instruments.own import sources
 from medlens.models import MOST, Model, load
 from medlens.models import prompt as prompts_
@@ -96,6 +101,8 @@ def prepare(
     watcher.tick()
     watcher.begin("reading prompts", len(intake.samples))
     prompts, intake = _prompts(loaded, intake, plan, watcher, None if scratch is None else Spill(scratch))
+    if plan.deidentify:
+        intake = _deidentified(intake)
     identity = {"plan": _hash(plan.what()), "weights": _record.fingerprint(loaded), "data": intake.fingerprint}
     identity["version"] = version("medlens")
     if plan.measures:
@@ -136,7 +143,26 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
         drawn = all(isinstance(s, Sample) and s.tags.get("source") == questions.SOURCE for s in found)
         name = "phantom slices" if drawn else "samples in memory"
     chosen = found[: plan.limit]
-    return through(chosen, plan.window) if plan.window else chosen, name, tuple(unread)
+    chosen = through(chosen, plan.window) if plan.window else chosen
+    if not plan.deidentify:
+        return chosen, name, tuple(unread)
+    left = (f"{len(unread)} records of the data: their names are hidden",) if unread else ()
+    return hidden(chosen, key(), {*KEPT, *plan.by}), "data", left
+
+
+def _deidentified(intake: Intake) -> Intake:
+    """With one line for all that was left out (a reason may name a file), a warning where something may be written on images."""
+    first = dict(zip(intake.images, intake.samples, strict=True))
+    shown = [open_image(image, sample.id, grey=True).convert("L") for sample in first.values() for image in sample.images]
+    count = sum(may_hold_text(np.asarray(image)) for image in shown)
+    if count:
+        warnings.warn(
+            f"on {count} of {len(shown)} images something may be written, a name perhaps; pseudonyms change no pictures: look at "
+            "those in the run before you give it away",
+            MedlensWarning, stacklevel=2,
+        )  # fmt: skip
+    left = (f"{len(intake.skipped)} samples that could not be read: their names are hidden",) if intake.skipped else ()
+    return replace(intake, skipped=left, burned_in=count)
 
 
 def _prompts(model: Model, intake: Intake, plan: Plan, watcher: Watcher, spill: Spill | None) -> tuple[list[Prompt], Intake]:

@@ -130,12 +130,14 @@ def describe_model(model: Model, fingerprint: str) -> dict[str, Any]:
 
 def describe_data(name: str, intake: Intake, unread: Sequence[str]) -> dict[str, Any]:
     """What the manifest says of the data."""
+    told = {} if intake.burned_in is None else {"may_hold_text": intake.burned_in}
     return {
         "name": name,
         "samples": len(intake.samples),
         "images": len(set(intake.images)),
         "fingerprint": intake.fingerprint,
         "skipped": [*unread, *intake.skipped],
+        **told,
     }
 
 
@@ -178,7 +180,7 @@ def _flag(name: str, value: Any) -> str:
 def public_plan(plan: Plan) -> dict[str, Any]:
     """The plan without the paths in it."""
     adapter = plan.adapter and public_name(plan.adapter)
-    scratch = plan.scratch and public_name(plan.scratch)
+    scratch = plan.scratch and ("given" if plan.deidentify else public_name(plan.scratch))
     return plan.as_dict() | {"vision_tower": public_name(plan.vision_tower), "adapter": adapter, "scratch": scratch}
 
 

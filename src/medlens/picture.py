@@ -48,6 +48,8 @@ def opened(source: Path | bytes, what: str) -> Iterator[Image.Image]:
         raise BadImage(f"{what} is not an image that can be read ({', '.join(sorted(SUFFIXES))}), or is corrupt") from e
     except Image.DecompressionBombError as e:
         raise BadImage(f"{what} is larger than {LARGEST // 10**6} megapixels; crop or downsize it first") from e
+    except MemoryError as e:
+        raise BadImage(f"{what} asks for more memory than there is: it is damaged, or too large for this machine") from e
     except DAMAGED as e:
         raise BadImage(f"{what} is corrupt or unreadable: {getattr(e, 'strerror', None) or e}") from e  # without the path to it
 

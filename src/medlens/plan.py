@@ -40,6 +40,8 @@ class Plan:
     adapter: a folder with a LoRA adapter to merge into the model: see `load`.
     device, dtype: where and in which float type the model runs, when `study` loads it.
     skip_bad: leave out samples that cannot be read, and list them, instead of stopping.
+    deidentify: nothing that the run or its report holds is named by a file, sample or patient of the data, but by pseudonyms (see
+    `data.pseudonyms`).
 
     What follows says how, and changes no result. memory: at most so much, such as "4GiB" (default: what is free); a model that
     needs more is streamed. scratch: a folder for what waits on disk (default: beside the run). workers: so many processes share the
@@ -73,6 +75,7 @@ class Plan:
     device: str = "cpu"
     dtype: str = "float32"
     skip_bad: bool = False
+    deidentify: bool = False
     memory: str | None = None
     scratch: str | None = None
     workers: int = 1
@@ -103,6 +106,9 @@ class Plan:
         self._need(self.unit_images >= 0, "unit_images", "a number of images from 0 on")
         self._need(set(self.nulls) <= set(NULLS), "nulls", f"some of {', '.join(NULLS)}")
         self._need(self.workers >= 1, "workers", "at least 1")
+        self._need(
+            not (self.deidentify and self.cluster), "deidentify", "False with a cluster: its machines have keys of their own"
+        )
         for claim in self.claims:
             parse(claim, own_names(self.measures))
         if self.memory is not None:

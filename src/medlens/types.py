@@ -42,7 +42,15 @@ class Windowed:
         return self.path.name
 
 
-ImageLike = Image.Image | Path | str | Embedded | Windowed
+@dataclass(frozen=True, eq=False)
+class Renamed:
+    """An image file under another name than its own."""
+
+    image: Path | str | Embedded | Windowed
+    name: str
+
+
+ImageLike = Image.Image | Path | str | Embedded | Windowed | Renamed
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +152,7 @@ class Sample:
     @property
     def shown(self) -> str:
         """The names of its image files, without their folders: what a reader finds them by."""
-        return " + ".join(map(_name, self.images)) or "no image"
+        return " + ".join(map(file_name, self.images)) or "no image"
 
     @property
     def question(self) -> str:
@@ -162,10 +170,11 @@ class Sample:
         return display.card(self.question, told, [(_opened(image), _name(image)) for image in self.images])
 
 
-def _name(image: ImageLike) -> str:
+def file_name(image: ImageLike) -> str:
+    """What a reader finds the image by: its file's name, without the folder."""
     if isinstance(image, Image.Image):
         return "in memory"
-    return image.name if isinstance(image, Embedded | Windowed) else Path(image).name
+    return image.name if isinstance(image, Embedded | Windowed | Renamed) else Path(image).name
 
 
 def _opened(image: ImageLike) -> Image.Image | None:

@@ -1,8 +1,7 @@
-"""One target's inputs, one after another, in this process. Prints a line of JSON for each finding, and one with the counts."""
+"""One target's inputs, one after another, in this process."""
 
 from __future__ import annotations
 
-import json
 import random
 import resource
 import shutil
@@ -10,8 +9,9 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tools.fuzz.guard import SECONDS, Guard, TooSlow, limit_memory
 from tools.fuzz.target import Read, Target
@@ -21,31 +21,52 @@ from medlens.errors import MedlensError
 SECRET = "this lies outside"
 
 
-def run(target: Target, numbers: range, seed: int, place: Path) -> None:
-    """place: an empty folder; inputs are made in `place`/work from what lies in `place`/seed, and `place`/outside must stay as it is, and unread."""
-    outside, work = place / "outside", place / "work"
-    outside.mkdir()
+class Finding(NamedTuple):
+    """What an input did that none may do."""
+
+    target: str
+    number: int
+    wrong: str
+
+
+class Counts(NamedTuple):
+    """Of the inputs so far: read without an error, refused with one of ours. grown: the most memory they took, MiB."""
+
+    read: int
+    refused: int
+    grown: int
+
+
+def run(target: Target, numbers: range, seed: int, place: Path, say: Callable[[Any], None]) -> None:
+    """place: an empty folder; inputs are made in `place`/work from what lies in `place`/seed, and `place`/outside must stay as it
+    is, and unread. `say` is told the number of each input, every Finding, and Counts.
+    """
+    work, outside, seeds = (place / name for name in ("work", "outside", "seed"))
+    for folder in (work, outside, seeds):
+        folder.mkdir()
     (outside / "secret.png").write_text(SECRET)
-    work.mkdir()
-    (place / "seed").mkdir()
-    made = target.setup(place / "seed")
+    made = target.setup(seeds)
     guard = Guard(work, outside)
     _read(target.make(made, _empty(work), random.Random(f"{target.name} warm")))  # imports, pools of threads
     limit_memory()
-    counts: Counter[str] = Counter()
+    before, counts = _peak(), Counter[str]()
     for number in numbers:
-        print(json.dumps({"at": number}), flush=True)
+        say(number)
         read = target.make(made, _empty(work), random.Random(f"{target.name} {seed} {number}"))
         began = time.monotonic()
         with guard.watching():
             outcome, why = _read(read)
-        slow = time.monotonic() - began > SECONDS
-        changed = [p.name for p in place.iterdir() if p.name not in ("work", "outside", "seed")] + _outside(outside)
-        for wrong in (*([why] if why else []), *guard.seen, *changed, *(["over the time limit"] if slow and not why else [])):
-            print(json.dumps({"input": number, "wrong": wrong}), flush=True)
+        slow = time.monotonic() - began > SECONDS and not why
+        changed = sorted({p.name for p in place.iterdir()} - {"work", "outside", "seed"}) + _changed(outside)
+        for wrong in (why, *guard.seen, *(f"{name} was written" for name in changed), "over the time limit" if slow else ""):
+            if wrong:
+                say(Finding(target.name, number, wrong))
         counts[outcome] += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(json.dumps({"counts": counts, "peak MiB": peak}), flush=True)
+    say(Counts(counts["read"], counts["refused"], _peak() - before))
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def _read(read: Read) -> tuple[str, str]:
@@ -67,24 +88,12 @@ def _where() -> str:
     return " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames[-3:]))
 
 
-def _outside(outside: Path) -> list[str]:
+def _changed(outside: Path) -> list[str]:
     whole = [p.name for p in outside.iterdir()] == ["secret.png"] and (outside / "secret.png").read_text() == SECRET
-    return [] if whole else ["what lies outside was changed"]
+    return [] if whole else ["outside"]
 
 
 def _empty(work: Path) -> Path:
     for inner in work.iterdir():
         shutil.rmtree(inner) if inner.is_dir() and not inner.is_symlink() else inner.unlink()
     return work
-
-
-def main() -> Any:
-    name, begin, end, seed, place = sys.argv[1:]
-    from tools.fuzz.targets import TARGETS
-
-    target = next(t for t in TARGETS if t.name == name)
-    run(target, range(int(begin), int(end)), int(seed), Path(place))
-
-
-if __name__ == "__main__":
-    main()

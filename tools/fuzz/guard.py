@@ -22,8 +22,9 @@ NEVER = {
 }  # fmt: skip
 CHANGES = {
     "os.remove": 0, "os.rename": 1, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.symlink": 1, "os.truncate": 0, "os.chmod": 0,
-    "os.chown": 0, "os.utime": 0, "shutil.rmtree": 0, "shutil.copyfile": 1, "shutil.move": 1, "shutil.unpack_archive": 1,
+    "os.chown": 0, "os.utime": 0, "shutil.copyfile": 1, "shutil.move": 1, "shutil.unpack_archive": 1,
 }  # fmt: skip
+BELOW = {"os.remove", "os.rename", "os.mkdir", "os.rmdir"}  # may be below a folder that is open: its number comes last
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -41,11 +42,11 @@ class Guard:
         sys.addaudithook(self._hook)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """What is done inside is looked at; it ends with TooSlow after SECONDS."""
+    def watching(self, seconds: float = SECONDS) -> Iterator[None]:
+        """What is done inside is looked at; it ends with TooSlow after so many seconds."""
         self.seen.clear()
         signal.signal(signal.SIGALRM, _stop)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         self.on = True
         try:
             yield
@@ -59,7 +60,9 @@ class Guard:
         if event in NEVER:
             self.seen.append(f"{event} {arguments!r:.200}")
         elif event in CHANGES:
-            self._changed(event, arguments[CHANGES[event]])
+            below = arguments[-1] if event in BELOW and arguments[-1] not in (-1, None) else None
+            folder = "." if below is None else os.readlink(f"/proc/self/fd/{below}")  # noqa: PTH115
+            self._changed(event, arguments[CHANGES[event]], folder)
         elif event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
             path, _, flags = arguments
             if isinstance(flags, int) and flags & WRITES:
@@ -67,10 +70,11 @@ class Guard:
             elif os.fsdecode(path).startswith(self.forbidden):
                 self.seen.append(f"read {os.fsdecode(path)}")
 
-    def _changed(self, event: str, path: Any) -> None:
+    def _changed(self, event: str, path: Any, below: str = ".") -> None:
         if not isinstance(path, str | bytes | os.PathLike):  # a descriptor: it was opened before
             return
-        whole = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 (no Path inside of an audit hook: it makes events itself)
+        named = os.fsdecode(path)
+        whole = os.path.abspath(named if named.startswith("/") else f"{below}/{named}")  # noqa: PTH100 (a Path makes events itself)
         if not whole.startswith(self.allowed) and whole != "/dev/null":
             self.seen.append(f"{event} {whole}")
 

@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 import struct
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,14 @@ def _config(seeds: list[dict[str, Any]], folder: Path, rng: random.Random) -> Re
     return reading
 
 
-def _phantom(_: Path) -> Model:
+@cache
+def phantom() -> Model:
+    """Once for all targets that need a model."""
     return medlens.load("phantom")
+
+
+def _phantom(_: Path) -> Model:
+    return phantom()
 
 
 def _adapter(model: Model, folder: Path, rng: random.Random) -> Read:
@@ -170,8 +177,9 @@ def _checkpoint(_: Any, folder: Path, rng: random.Random) -> Read:
 
 
 TEMPLATES = (
-    "{% for x in range(10**9) %}x{% endfor %}", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ cycler.__init__.__globals__.os.system('id') }}",
-    "{{ 'a' * 10**10 }}", "{% include '/etc/passwd' %}", "{{ messages[0].content[0].text }}", "{{", "{% raise %}",
+    "{% for x in range(10**9) %}x{% endfor %}", "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.system('id') }}", "{{ 'a' * 10**10 }}", "{% include '/etc/passwd' %}",
+    "{{ messages[0].content[0].text }}", "{{", "{% raise %}",
 )  # fmt: skip
 
 
@@ -183,7 +191,7 @@ def asks_for_code(told: Any, folder: Path) -> Any:
 
 
 TARGETS = (
-    Target("safetensors", 8, _nothing, _shards),
+    Target("safetensors", 12, _nothing, _shards),
     Target("configuration", 4, _config_seeds, _config),
     Target("adapter", 3, _phantom, _adapter),
     Target("tuned lens", 2, _phantom, _lens),

@@ -1,4 +1,4 @@
-"""From a valid file to a hostile one: bytes that flip, move and end; JSON values of every wrong kind; numbers of every wrong size."""
+"""From a valid file to a hostile one: bytes that flip, move and end; JSON values of every wrong kind and size."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OUTWARD = (
     "/dev/zero",
 )
 TEXTS = (
-    *OUTWARD, "", " ", "\0", "a\0b", "\ud800", "\ufeff", "\u202e", "=1+1", "=cmd|' /C calc'!A0", "@SUM(1)", "<script>alert(1)</script>",
-    "{{7*7}}", "{% for x in range(10**9) %}x{% endfor %}", "%s%n", "'; drop table x", "a" * 100_000, "nan", "None", "__class__", ".", "..",
-    "os:system",
+    *OUTWARD, "", " ", "\0", "a\0b", "\ud800", "\ufeff", "\u202e", "\x1b[2J", "=1+1", "=cmd|' /C calc'!A0", "@SUM(1)",
+    "<script>alert(1)</script>", "{{7*7}}", "{% for x in range(10**9) %}x{% endfor %}", "%s%n", "'; drop table x", "a" * 100_000,
+    "nan", "None", "__class__", ".", "..", "os:system",
 )  # fmt: skip
 DEEP = 10_000
 Random = random.Random
@@ -89,10 +89,12 @@ BYTES: tuple[Callable[[bytearray, Random], None], ...] = (
 
 def value(rng: Random, own: Any = None) -> Any:
     """What does not belong there: another type, a number of another size, a text that leads elsewhere, or itself many times."""
-    return rng.choice((
+    times = 1000 if isinstance(own, str | int) else 3
+    kinds: tuple[Callable[[], Any], ...] = (
         lambda: rng.choice(NUMBERS), lambda: rng.choice(FLOATS), lambda: rng.choice(TEXTS), lambda: rng.choice((None, True, False)),
-        lambda: rng.choice(([], {}, [[]], [{}], {"": {}})), lambda: [own] * rng.choice((2, 1000)), lambda: {str(own): own},
-    ))()  # fmt: skip
+        lambda: rng.choice(([], {}, [[]], [{}], {"": {}})), lambda: [own] * times, lambda: {str(own): own},
+    )  # fmt: skip
+    return rng.choice(kinds)()
 
 
 def some_json(told: Any, rng: Random) -> Any:

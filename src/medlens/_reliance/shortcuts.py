@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from medlens._gate import Swapped, under
 from medlens._swaps import Swap
+from medlens.data.burned_in import WHITE
 from medlens.data.images import open_image
 from medlens.errors import BadModel
 from medlens.measures.localization import covered_shares, energy
@@ -29,7 +30,6 @@ from medlens.walk.cases import Prompt, cases
 from medlens.walk.target import LogOdds, Word
 
 NAMES = ("mark", "marker", "text", "letter", "label", "ruler", "annotation", "arrow", "caption")  # of regions; and in questions
-WHITE = 250  # grey value from which on a pixel may be of something written
 SMALLEST, LARGEST = 0.001, 0.05  # share of the image that something written takes
 BAND = 0.3  # of a side: it lies with its middle within this of an edge
 RING = 2  # px around it that are covered too (letters have soft edges), and as many again that its cover is taken from

@@ -30,6 +30,7 @@ def command(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
+    deidentify: options.Deidentify = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -41,7 +42,7 @@ def command(
         limit=limit, seed=seed, question=question, window=window_of(window),
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
         stop=tuple(stop or ()), device=device, dtype=dtype, vision_tower=vision_tower, adapter=adapter,
-        skip_bad=skip_bad,
+        skip_bad=skip_bad, deidentify=deidentify,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

@@ -49,12 +49,14 @@ def command(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     memory: options.Memory = None,
+    deidentify: options.Deidentify = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
     """What on the image speaks for the answer? Maps of several methods on the image's own pixels."""
     if benchmark:
         how = {"device": device, "dtype": dtype, "vision_tower": vision_tower, "adapter": adapter, "memory": memory}
+        how["deidentify"] = deidentify
         _benchmark(model, dataset or data, methods, out, {"limit": limit, "seed": seed, **how}, as_json)
         return
     if dataset is not None or limit is not None:
@@ -65,8 +67,11 @@ def command(
         bars.begin("importing torch", 1)
         import medlens
         from medlens._explain import methods_for, ticks
+        from medlens.data.pseudonyms import hidden, key
 
         asked = sample_of(sample, image, question, data, seed)
+        if deidentify:
+            asked = hidden([asked], key())[0]
         bars.tick()
         bars.begin("loading the model", 1)
         loaded = medlens.load(model, device=device, dtype=dtype, vision_tower=vision_tower, adapter=adapter, memory=memory)

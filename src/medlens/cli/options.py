@@ -28,6 +28,9 @@ Memory = Annotated[
 ]
 Scratch = Annotated[str | None, typer.Option(help="Folder for what waits on disk. Default: beside the run.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read, and list them.")]
+Deidentify = Annotated[
+    bool, typer.Option("--deidentify", help="Pseudonyms for files, samples and patients, in all that is written.")
+]
 Claims = Annotated[
     list[str] | None, typer.Option(help="To be tested, such as 'anisotropy/image falls'; may be given several times.")
 ]

@@ -28,6 +28,7 @@ def command(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
+    deidentify: options.Deidentify = False,
     memory: options.Memory = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -38,7 +39,7 @@ def command(
 
     plan = Plan(
         limit=limit, seed=seed, folds=folds, question=question, window=window_of(window), device=device, dtype=dtype,
-        skip_bad=skip_bad, vision_tower=vision_tower, adapter=adapter, memory=memory,
+        skip_bad=skip_bad, deidentify=deidentify, vision_tower=vision_tower, adapter=adapter, memory=memory,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

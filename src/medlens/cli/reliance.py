@@ -27,6 +27,7 @@ def command(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
+    deidentify: options.Deidentify = False,
     memory: options.Memory = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -37,7 +38,7 @@ def command(
 
     plan = Plan(
         limit=limit, seed=seed, question=question, window=window_of(window), device=device, dtype=dtype, skip_bad=skip_bad,
-        vision_tower=vision_tower, adapter=adapter, memory=memory, by=tuple(by or ()), answers=answers,  # pyright: ignore[reportArgumentType]
+        vision_tower=vision_tower, adapter=adapter, memory=memory, deidentify=deidentify, by=tuple(by or ()), answers=answers,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

@@ -51,6 +51,7 @@ def command(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
+    deidentify: options.Deidentify = False,
     memory: options.Memory = None,
     scratch: options.Scratch = None,
     workers: Annotated[int, typer.Option(help="So many processes share the walk, each with a model of its own.")] = 1,
@@ -71,7 +72,7 @@ def command(
     plan = Plan(
         limit=limit, seed=seed, question=question, window=window_of(window),
         answers=answers, max_new_tokens=max_new_tokens, protocol=protocol, device=device, dtype=dtype,  # pyright: ignore
-        skip_bad=skip_bad, unit_images=unit_images, vision_tower=vision_tower, adapter=adapter,
+        skip_bad=skip_bad, deidentify=deidentify, unit_images=unit_images, vision_tower=vision_tower, adapter=adapter,
         nulls=tuple(dict.fromkeys(("pairs", *(null or ())))), by=tuple(by or ()), measures=tuple(measure or ()),
         thorough=thorough, memory=memory, scratch=scratch, workers=workers, cluster=cluster,
         claims=tuple(claim or ()), instruments=tuple(instrument or INSTRUMENTS), lens_images=lens_images, map_images=map_images,

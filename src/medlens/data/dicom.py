@@ -78,9 +78,13 @@ def read_dicom(path: Path, what: str) -> Dataset:
     try:
         from pydicom import dcmread
         from pydicom.errors import InvalidDicomError
+        from pydicom.filereader import read_file_meta_info
+        from pydicom.uid import DeflatedExplicitVRLittleEndian
     except ImportError as e:
         raise BadImage(f"{what} is a DICOM file; reading it needs pydicom: pip install 'medlens[dicom]'") from e
     try:
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:  # a kilobyte may become a gigabyte
+            raise BadImage(f"{what} is deflated as a whole, which hides its size; save it with another transfer syntax")
         data = dcmread(path)
     except InvalidDicomError as e:
         raise BadImage(f"{what} is not a DICOM file, whatever its name says (no DICM after its preamble)") from e

@@ -11,7 +11,7 @@ from medlens.data.sizes import check_size
 from medlens.errors import BadImage
 from medlens.picture import SUFFIXES as SUFFIXES
 from medlens.picture import check_file, opened
-from medlens.types import Embedded, ImageLike, Windowed
+from medlens.types import Embedded, ImageLike, Renamed, Windowed, file_name
 
 ORIENTATION = 0x0112  # the EXIF tag
 SIXTEEN_BIT = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -29,11 +29,12 @@ def open_image(image: ImageLike, sample: str = "", grey: bool = False) -> Image.
     whose = f"sample {sample}: " if sample else ""
     if isinstance(image, Image.Image):
         return _checked(image, f"{whose}the image", grey)
+    what = f"{whose}image {file_name(image)}"
+    if isinstance(image, Renamed):
+        image = image.image
     if isinstance(image, Windowed):
-        what = f"{whose}image {image.name}"
         return _checked(open_dicom(image.path, image.window, image.frame, what), what, grey)
-    source, name = (image.data, image.name) if isinstance(image, Embedded) else (Path(image), Path(image).name)
-    what = f"{whose}image {name}"
+    source = image.data if isinstance(image, Embedded) else Path(image)
     if isinstance(source, Path):
         check_file(source, what)
         if is_dicom(source):

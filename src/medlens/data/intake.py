@@ -21,7 +21,8 @@ PICTURE = 224  # longest side, pixels, of what a report shows
 @dataclass(frozen=True)
 class Intake:
     """Samples that can be studied. images: the fingerprint of each sample's image(s). pictures: fingerprint -> (suffix, bytes), the
-    downsized first image, without metadata. skipped: one line for each sample that was left out.
+    downsized first image, without metadata. skipped: one line for each sample that was left out. burned_in: on so many images
+    something may be written; None where nobody looked.
     """
 
     samples: tuple[Sample, ...]
@@ -29,6 +30,7 @@ class Intake:
     pictures: dict[str, tuple[str, bytes]]
     skipped: tuple[str, ...]
     fingerprint: str
+    burned_in: int | None = None
 
     def without(self, refused: Mapping[str, str]) -> Intake:
         """What is left when some samples (by id, with the reason) turn out to be unfit as well."""
@@ -82,8 +84,8 @@ def _check_masks(sample: Sample) -> None:
     for region in sample.regions:
         try:
             height, width = region.array().shape
-        except (OSError, SyntaxError, ValueError) as e:
-            raise BadImage(f"sample {sample.id}: mask of {region.name} cannot be read as an image") from e
+        except (BadImage, OSError, ValueError) as e:
+            raise BadImage(f"sample {sample.id}: mask of {region.name} cannot be read: {e}") from e
         if (width, height) != size:
             raise BadImage(
                 f"sample {sample.id}: mask of {region.name} has {width} x {height} pixels, its image {size[0]} x {size[1]}"

@@ -11,6 +11,7 @@ import torch
 
 from medlens.errors import BadModel, MedlensError
 from medlens.jsontext import parse
+from medlens.models.asked import check_asked
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row, read_longer_table
 from medlens.models.weights import Weights, left_in_files, places_of, size_of
@@ -34,6 +35,7 @@ def load_folder(folder: Path, device: str, dtype: torch.dtype, memory: int) -> L
     is missing, broken, or not of the architecture it names."""
     check_folder(folder)
     files = check_shards(folder)
+    check_asked(folder, files)
     with quiet():
         processor = _processor(folder)
     if size_of(files, dtype) > memory:

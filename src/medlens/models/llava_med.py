@@ -17,6 +17,7 @@ from PIL import Image
 
 from medlens.errors import BadModel, MedlensWarning
 from medlens.jsontext import parse
+from medlens.models.asked import check_asked
 from medlens.models.hf import Loaded, check_report, family_of, first_line, quiet
 from medlens.models.shards import check_shards
 from medlens.models.table import one_more_row
@@ -79,6 +80,7 @@ def load_original(
     else the one inside, with a MedlensWarning. network: whether one may be fetched. Raises BadModel.
     """
     tensors = check_shards(folder)
+    check_asked(folder, tensors)
     written = read_configuration(folder)
     streamed = size_of(tensors, dtype) > memory
     tower = _tower(written, tensors, vision_tower, network, dtype, streamed)

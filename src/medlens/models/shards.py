@@ -10,6 +10,7 @@ from medlens.errors import BadModel
 from medlens.jsontext import parse
 
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
+LONGEST = 200  # characters of a file name
 
 
 def check_shards(folder: Path) -> dict[str, Path]:
@@ -41,8 +42,8 @@ def _check_index(index: Path, found: dict[str, Path]) -> None:
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise BadModel(f"{index} is no index of weights: it is not JSON, or has no weight_map; copy it again") from e
     for file in sorted(set(places.values())):
-        if Path(file).name != file:
-            raise BadModel(f"{index} names the file {file!r}, which does not lie beside it; shards have plain names")
+        if Path(file).name != file or len(file) > LONGEST:
+            raise BadModel(f"{index} names the file {file[:LONGEST]!r}, which does not lie beside it; shards have plain names")
         if not (index.parent / file).is_file():
             raise BadModel(f"{index.parent} lacks the shard {file} that {index.name} names; copy it, all shards are needed")
     for name, file in places.items():

@@ -11,10 +11,12 @@ from typing import Any
 import polars as pl
 
 from medlens.curves import spans
+from medlens.errors import BadRun
 from medlens.report.readings import BEHIND, READINGS, SCALES
 
 CLASSES = {"supported": "right", "not supported": "wrong"}  # what else is said ("cannot be said") is neither
 LISTED = 20
+LONGEST = 100  # characters of a name in an error
 
 
 def verdicts(claims: pl.DataFrame, shown: Collection[str]) -> list[dict[str, Any]]:
@@ -74,8 +76,15 @@ def massive(found: pl.DataFrame) -> dict[str, Any] | None:
 
 
 def inline(folder: Path, picture: str | None) -> str | None:
-    """A picture of the run as a data URL."""
+    """A picture of the run as a data URL. Raises BadRun for one that is not there, or lies outside of the run."""
     if picture is None:
         return None
-    kind = "png" if picture.endswith(".png") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode((folder / picture).read_bytes()).decode()}"
+    kind, path = "png" if picture.endswith(".png") else "jpeg", folder / picture
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+        data = path.read_bytes() if inside else b""
+    except (OSError, ValueError) as e:
+        raise BadRun(f"{folder}: the picture {picture[:LONGEST]!r} that samples name cannot be read") from e
+    if not inside:
+        raise BadRun(f"{folder}: samples name the picture {picture[:LONGEST]!r}, which lies outside of the run")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
