@@ -395,6 +395,8 @@ def test_a_budget_of_nothing_or_everything(budget, asked, tmp_path):
 def test_bad_input(asked, tmp_path):
     with pytest.raises(BadInput, match="at least one random"):
         medlens.prune("phantom", asked, tmp_path / "run", draws=0)
+    with pytest.raises(BadInput, match="greedy"):
+        medlens.prune("phantom", asked, tmp_path / "run", Plan(temperature=1.0))
     with pytest.raises(BadInput, match=r"1 image .* too few"):
         medlens.prune("phantom", asked[:3], tmp_path / "run")
     (tmp_path / "full").mkdir()

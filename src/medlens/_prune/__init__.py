@@ -34,7 +34,7 @@ from medlens.walk.cases import Prompt
 from medlens.walk.generate import answers, decoding_of
 from medlens.walk.maps import save_maps
 
-PHANTOM_SAMPLES, PHANTOM_BUDGET, BUDGET = 1_700, 0.5, 0.25
+PHANTOM_SAMPLES, PHANTOM_BUDGET, BUDGET = 600, 0.5, 0.25
 HARDER = ("type", "place", "side", "relation", "larger")  # kinds of question that need more than a glance
 DRAWS, STEPS = 20, 8
 CHECKED = 4  # prompts on which the written checkpoint is held against the model it was made of
@@ -66,10 +66,7 @@ def prune(
     Raises a MedlensError: see `study`, and BadInput for a budget of no block or all of them, fewer than two images on either half.
     """
     watcher, out = watcher or Nobody(), Path(out)
-    if plan.workers > 1 or plan.cluster is not None:
-        raise BadInput("blocks are taken out in one process: leave out workers and cluster")
-    if draws < 1:
-        raise BadInput(f"a choice is held against at least one random one; got {draws} draws")
+    _check(plan, draws)
     store.check_place(out)
     if str(samples) == "phantom":
         samples = questions.samples(plan.limit or PHANTOM_SAMPLES, plan.seed, HARDER)
@@ -94,6 +91,15 @@ def prune(
                 store.write_manifest(folder, prepared.manifest(identity, took, meter.peak) | {"prune": told})
                 write_pruned(folder)
     return store.open_run(out)
+
+
+def _check(plan: Plan, draws: int) -> None:
+    if plan.workers > 1 or plan.cluster is not None:
+        raise BadInput("blocks are taken out in one process: leave out workers and cluster")
+    if plan.answers != "generate" or plan.temperature:
+        raise BadInput("what is kept is the model's own greedy answers: leave out given answers and temperature")
+    if draws < 1:
+        raise BadInput(f"a choice is held against at least one random one; got {draws} draws")
 
 
 def _halves(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Prompt]]:

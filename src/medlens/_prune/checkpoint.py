@@ -29,6 +29,7 @@ from medlens.walk.forward import walk
 from medlens.walk.surgery import blocks_dropped
 
 CONFIG, PIECE = "config.json", 2**24  # bytes copied at a time
+OTHERS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 RECORD = "medlens_prune.json"
 SAME = 1e-5  # of the largest logit
 LAYERS = "layer_types"  # of a decoder that mixes kinds of attention: the kind of each block
@@ -123,8 +124,8 @@ def write_cut(model: Model, blocks: Sequence[int], out: Path) -> bool:
 
 
 def _left(at: Path, found: Sequence[str], folder: Path) -> list[str]:
-    """What is written anew, or is nobody's business. (A tower's own folder within is copied whole.)"""
-    anew = [name for name in found if at == folder and (name.endswith(".safetensors") or name == INDEX)]
+    """What is written anew, or holds the whole model in another format. (A tower's own folder within is copied whole.)"""
+    anew = [name for name in found if at == folder and (name == INDEX or name.endswith((".safetensors", *OTHERS)))]
     return [*anew, *(name for name in found if name.startswith("."))]
 
 

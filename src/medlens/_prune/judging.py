@@ -86,7 +86,8 @@ class Bench:
             if prompt.sample.answer is not None and not self.was_right[k]:
                 tokens = read(model, prompt.sample, prompt.look, prompt.sample.answer)
                 true = tuple(tokens.ids[i] for i in tokens.where("answer"))
-                found.append(_Asked(k, "truth", told(model, prompt, own, true), true))
+                if true:
+                    found.append(_Asked(k, "truth", told(model, prompt, own, true), true))
             if donor := next((swap for swap in donors if swap.kind == "other"), None):
                 found.append(_Asked(k, "other", told(model, prompt, donor, ids), ids))
         return found
