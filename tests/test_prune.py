@@ -255,8 +255,8 @@ def test_too_few_tokens_are_said(phantom, tmp_path):
     prompts = prepare(phantom, medlens.phantom.samples(2, 9, ("type", "side")), Plan(), Nobody()).prompts
     few = Bench(phantom, prompts, answer_together(phantom, prompts, 4), tmp_path / "few", 0, others=False)
     (one,) = Fitting(few).maps([3])
-    assert one.n == few.tokens < phantom.width
-    assert f"at most rank {few.tokens - 1}" in one.note
+    assert one.n == len(few.laid[0].pack.ids) < phantom.width
+    assert f"at most rank {one.n - 1}" in one.note
 
 
 def test_a_linear_block_is_found_first_and_replaced(phantom, asked, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from medlens._prune.cost import cost, seconds
 from medlens._prune.fitting import Fitting
 from medlens._prune.judging import Bench, Said
 from medlens.budget import Meter
-from medlens.errors import BadInput
+from medlens.errors import BadInput, CannotWrite
 from medlens.findings import Findings
 from medlens.models import Model
 from medlens.phantom import questions
@@ -81,7 +82,7 @@ def prune(
         if (done := store.finished(out, identity)) is not None:
             return done
         began = time.monotonic()
-        with unfinished(out, identity) as work:
+        with unfinished(out, identity, None if plan.scratch is None else Path(plan.scratch)) as work:
             job = _Job(prepared, halves, counts, draws, work.scratch, watcher)
             job.run()
             with work.becoming(out) as folder:
@@ -98,6 +99,8 @@ def _check(plan: Plan, draws: int) -> None:
         raise BadInput("blocks are taken out in one process: leave out workers and cluster")
     if plan.answers != "generate" or plan.temperature:
         raise BadInput("what is kept is the model's own greedy answers: leave out given answers and temperature")
+    if plan.scratch is not None and not Path(plan.scratch).is_dir():
+        raise CannotWrite(f"the scratch folder {plan.scratch} is not there; make it, or choose another --scratch")
     if draws < 1:
         raise BadInput(f"a choice is held against at least one random one; got {draws} draws")
 
@@ -125,7 +128,8 @@ class _Job:
         self, prepared: Prepared, halves: dict[str, list[Prompt]], counts: list[int], draws: int, scratch: Path, watcher: Watcher
     ) -> None:
         self.prepared, self.halves, self.counts, self.draws = prepared, halves, counts, draws
-        self.scratch, self.watcher, self.seed = scratch, watcher, prepared.plan.seed
+        self.scratch = Path(tempfile.mkdtemp(dir=scratch))  # not where one who was killed has left states
+        self.watcher, self.seed = watcher, prepared.plan.seed
         self.model = prepared.model
         self.said: dict[str, Answer] = {}
         self.rows: list[Row] = []
@@ -241,6 +245,7 @@ class _Job:
         self.told["checkpoint"] = shortened_checkpoint(
             asked, prepared, self.best["drop"], self.halves["test"][:CHECKED], folder / CHECKPOINT
         )  # fmt: skip
+        self.watcher.tick()
 
 
 def _mean(values: Tensor) -> float:

@@ -73,7 +73,6 @@ class Bench:
             for case, of in zip(self.laid, self._asked_of, strict=True)
         ]
         self.again = Again(model, self.laid, scratch, tick)
-        self._before: list[Tensor] = []
         self._before = self._states(model.depth)
         self.whole = self._said(self._before)
 
@@ -91,11 +90,6 @@ class Bench:
             if donor := next((swap for swap in donors if swap.kind == "other"), None):
                 found.append(_Asked(k, "other", told(model, prompt, donor, ids), ids))
         return found
-
-    @property
-    def tokens(self) -> int:
-        """Rows of a state that are measured."""
-        return sum(sum(case.counted) for case in self.laid)
 
     def judge(self, blocks: Sequence[int], maps: Sequence[LinearMap] | None = None) -> Said:
         """Without these blocks; with maps, these stand in for them."""

@@ -22,7 +22,7 @@ def command(
     draws: Annotated[int, typer.Option(help="Random choices of blocks at each size, for comparison.")] = 20,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 600).")] = None,
     seed: options.Seed = 0,
-    max_new_tokens: options.MaxNewTokens = 8,
+    max_new_tokens: options.MaxNewTokens = 16,
     question: options.Question = None,
     window: options.Window = None,
     vision_tower: options.VisionTower = "auto",
@@ -30,6 +30,7 @@ def command(
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
     memory: options.Memory = None,
+    scratch: options.Scratch = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -40,6 +41,7 @@ def command(
     plan = Plan(
         limit=limit, seed=seed, max_new_tokens=max_new_tokens, question=question, window=window_of(window), device=device,
         dtype=dtype, skip_bad=skip_bad, vision_tower=vision_tower, memory=memory,
+        scratch=scratch,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)
