@@ -66,7 +66,7 @@ def _in_files(asked: Model | str | Path, prepared: Prepared) -> Model:
     """The model with its weights left in their files. Raises BadModel where these are not the weights that were judged."""
     model = prepared.model
     name = model.name if isinstance(asked, Model) else asked
-    if isinstance(asked, Model) and not (Path(name).is_dir() or is_phantom(name)):
+    if isinstance(asked, Model) and not (Path(name).is_dir() or is_phantom(str(name))):
         raise BadModel("the model was given as an object: there are no files to cut")
     tower = _tower(Path(name), prepared.plan.vision_tower)
     found = load(name, dtype=str(model.dtype).removeprefix("torch."), memory=1, vision_tower=tower)
@@ -87,7 +87,7 @@ def _logits(model: Model, prompts: Sequence[Prompt]) -> Tensor:
     rows: list[Tensor] = []
 
     class Reader:
-        def visit(self, *_: Any) -> None: ...
+        def visit(self, block: int, case: Case, before: Tensor, after: Tensor) -> None: ...
         def leave(self, block: int) -> None: ...
         def finish(self, case: Case, raw: Tensor, normed: Tensor) -> None:
             rows.append(normed)
