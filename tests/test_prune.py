@@ -255,8 +255,8 @@ def test_too_few_tokens_are_said(phantom, tmp_path):
     prompts = prepare(phantom, medlens.phantom.samples(2, 9, ("type", "side")), Plan(), Nobody()).prompts
     few = Bench(phantom, prompts, answer_together(phantom, prompts, 4), tmp_path / "few", 0, others=False)
     (one,) = Fitting(few).maps([3])
-    assert one.n == few.tokens < phantom.width
-    assert f"at most rank {few.tokens - 1}" in one.note
+    assert one.n == len(few.laid[0].pack.ids) < phantom.width
+    assert f"at most rank {one.n - 1}" in one.note
 
 
 def test_a_linear_block_is_found_first_and_replaced(phantom, asked, tmp_path):
@@ -395,6 +395,8 @@ def test_a_budget_of_nothing_or_everything(budget, asked, tmp_path):
 def test_bad_input(asked, tmp_path):
     with pytest.raises(BadInput, match="at least one random"):
         medlens.prune("phantom", asked, tmp_path / "run", draws=0)
+    with pytest.raises(BadInput, match="greedy"):
+        medlens.prune("phantom", asked, tmp_path / "run", Plan(temperature=1.0))
     with pytest.raises(BadInput, match=r"1 image .* too few"):
         medlens.prune("phantom", asked[:3], tmp_path / "run")
     (tmp_path / "full").mkdir()

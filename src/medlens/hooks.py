@@ -23,21 +23,28 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
-class _StandIn(nn.Module):
-    """Stands where a block stood: writes down how it was called and hands on zeros, so that what enters the next one is what the
-    model itself adds to the state between the two. `entered` is None where that is nothing, as it is in most."""
+class _InPlace(nn.Module):
+    """Stands where a block stood, and is of its kind to whoever asks: some decoders ask for a block's kind of attention."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self._block = [block]  # in a list, so that the block is not registered as a child and moved or saved with this
-        self.entered: Tensor | None = None
-        self.call: Call | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["_block"][0], name)  # some decoders ask a block for its kind of attention
+            return getattr(self.__dict__["_block"][0], name)
+
+
+class _StandIn(_InPlace):
+    """Stands where a block stood: writes down how it was called and hands on zeros, so that what enters the next one is what the
+    model itself adds to the state between the two. `entered` is None where that is nothing, as it is in most."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__(block)
+        self.entered: Tensor | None = None
+        self.call: Call | None = None
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.call = Call(args, kwargs)
@@ -61,18 +68,12 @@ def stand_ins(decoder: nn.Module) -> Iterator[list[_StandIn]]:
         decoder.layers = blocks
 
 
-class Instead(nn.Module):
-    """A function of the hidden state in the place of a block, whose kind it keeps for whoever asks."""
+class Instead(_InPlace):
+    """A function of the hidden state in the place of a block."""
 
     def __init__(self, block: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self._block, self._function = [block], function
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_block"][0], name)
+        super().__init__(block)
+        self._function = function
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         return self._function(hidden)

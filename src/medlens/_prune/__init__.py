@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from medlens._prune.cost import cost, seconds
 from medlens._prune.fitting import Fitting
 from medlens._prune.judging import Bench, Said
 from medlens.budget import Meter
-from medlens.errors import BadInput
+from medlens.errors import BadInput, CannotWrite
 from medlens.findings import Findings
 from medlens.models import Model
 from medlens.phantom import questions
@@ -34,7 +35,7 @@ from medlens.walk.cases import Prompt
 from medlens.walk.generate import answers, decoding_of
 from medlens.walk.maps import save_maps
 
-PHANTOM_SAMPLES, PHANTOM_BUDGET, BUDGET = 1_700, 0.5, 0.25
+PHANTOM_SAMPLES, PHANTOM_BUDGET, BUDGET = 600, 0.5, 0.25
 HARDER = ("type", "place", "side", "relation", "larger")  # kinds of question that need more than a glance
 DRAWS, STEPS = 20, 8
 CHECKED = 4  # prompts on which the written checkpoint is held against the model it was made of
@@ -66,10 +67,7 @@ def prune(
     Raises a MedlensError: see `study`, and BadInput for a budget of no block or all of them, fewer than two images on either half.
     """
     watcher, out = watcher or Nobody(), Path(out)
-    if plan.workers > 1 or plan.cluster is not None:
-        raise BadInput("blocks are taken out in one process: leave out workers and cluster")
-    if draws < 1:
-        raise BadInput(f"a choice is held against at least one random one; got {draws} draws")
+    _check(plan, draws)
     store.check_place(out)
     if str(samples) == "phantom":
         samples = questions.samples(plan.limit or PHANTOM_SAMPLES, plan.seed, HARDER)
@@ -84,7 +82,7 @@ def prune(
         if (done := store.finished(out, identity)) is not None:
             return done
         began = time.monotonic()
-        with unfinished(out, identity) as work:
+        with unfinished(out, identity, None if plan.scratch is None else Path(plan.scratch)) as work:
             job = _Job(prepared, halves, counts, draws, work.scratch, watcher)
             job.run()
             with work.becoming(out) as folder:
@@ -94,6 +92,17 @@ def prune(
                 store.write_manifest(folder, prepared.manifest(identity, took, meter.peak) | {"prune": told})
                 write_pruned(folder)
     return store.open_run(out)
+
+
+def _check(plan: Plan, draws: int) -> None:
+    if plan.workers > 1 or plan.cluster is not None:
+        raise BadInput("blocks are taken out in one process: leave out workers and cluster")
+    if plan.answers != "generate" or plan.temperature:
+        raise BadInput("what is kept is the model's own greedy answers: leave out given answers and temperature")
+    if plan.scratch is not None and not Path(plan.scratch).is_dir():
+        raise CannotWrite(f"the scratch folder {plan.scratch} is not there; make it, or choose another --scratch")
+    if draws < 1:
+        raise BadInput(f"a choice is held against at least one random one; got {draws} draws")
 
 
 def _halves(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Prompt]]:
@@ -119,7 +128,8 @@ class _Job:
         self, prepared: Prepared, halves: dict[str, list[Prompt]], counts: list[int], draws: int, scratch: Path, watcher: Watcher
     ) -> None:
         self.prepared, self.halves, self.counts, self.draws = prepared, halves, counts, draws
-        self.scratch, self.watcher, self.seed = scratch, watcher, prepared.plan.seed
+        self.scratch = Path(tempfile.mkdtemp(dir=scratch))  # not where one who was killed has left states
+        self.watcher, self.seed = watcher, prepared.plan.seed
         self.model = prepared.model
         self.said: dict[str, Answer] = {}
         self.rows: list[Row] = []
@@ -235,6 +245,7 @@ class _Job:
         self.told["checkpoint"] = shortened_checkpoint(
             asked, prepared, self.best["drop"], self.halves["test"][:CHECKED], folder / CHECKPOINT
         )  # fmt: skip
+        self.watcher.tick()
 
 
 def _mean(values: Tensor) -> float:

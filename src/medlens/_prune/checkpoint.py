@@ -29,6 +29,7 @@ from medlens.walk.forward import walk
 from medlens.walk.surgery import blocks_dropped
 
 CONFIG, PIECE = "config.json", 2**24  # bytes copied at a time
+OTHERS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 RECORD = "medlens_prune.json"
 SAME = 1e-5  # of the largest logit
 LAYERS = "layer_types"  # of a decoder that mixes kinds of attention: the kind of each block
@@ -65,7 +66,7 @@ def _in_files(asked: Model | str | Path, prepared: Prepared) -> Model:
     """The model with its weights left in their files. Raises BadModel where these are not the weights that were judged."""
     model = prepared.model
     name = model.name if isinstance(asked, Model) else asked
-    if isinstance(asked, Model) and not (Path(name).is_dir() or is_phantom(name)):
+    if isinstance(asked, Model) and not (Path(name).is_dir() or is_phantom(str(name))):
         raise BadModel("the model was given as an object: there are no files to cut")
     tower = _tower(Path(name), prepared.plan.vision_tower)
     found = load(name, dtype=str(model.dtype).removeprefix("torch."), memory=1, vision_tower=tower)
@@ -86,7 +87,7 @@ def _logits(model: Model, prompts: Sequence[Prompt]) -> Tensor:
     rows: list[Tensor] = []
 
     class Reader:
-        def visit(self, *_: Any) -> None: ...
+        def visit(self, block: int, case: Case, before: Tensor, after: Tensor) -> None: ...
         def leave(self, block: int) -> None: ...
         def finish(self, case: Case, raw: Tensor, normed: Tensor) -> None:
             rows.append(normed)
@@ -123,8 +124,8 @@ def write_cut(model: Model, blocks: Sequence[int], out: Path) -> bool:
 
 
 def _left(at: Path, found: Sequence[str], folder: Path) -> list[str]:
-    """What is written anew, or is nobody's business. (A tower's own folder within is copied whole.)"""
-    anew = [name for name in found if at == folder and (name.endswith(".safetensors") or name == INDEX)]
+    """What is written anew, or holds the whole model in another format. (A tower's own folder within is copied whole.)"""
+    anew = [name for name in found if at == folder and (name == INDEX or name.endswith((".safetensors", *OTHERS)))]
     return [*anew, *(name for name in found if name.startswith("."))]
 
 

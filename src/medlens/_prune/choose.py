@@ -57,7 +57,8 @@ def searched(bench: Bench, most: int, tick: Tick = lambda: None) -> Order:
         tried = {}
         for block in range(bench.model.depth):
             if block not in gone:
-                tried[block] = float(bench.judge([*gone, block]).kl.mean())
+                kl = float(bench.judge([*gone, block]).kl.mean())
+                tried[block] = math.inf if math.isnan(kl) else kl
                 tick()
         gone.append(min(tried, key=lambda block: (tried[block], block)))
     return gone

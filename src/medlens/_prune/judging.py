@@ -73,7 +73,6 @@ class Bench:
             for case, of in zip(self.laid, self._asked_of, strict=True)
         ]
         self.again = Again(model, self.laid, scratch, tick)
-        self._before: list[Tensor] = []
         self._before = self._states(model.depth)
         self.whole = self._said(self._before)
 
@@ -86,15 +85,11 @@ class Bench:
             if prompt.sample.answer is not None and not self.was_right[k]:
                 tokens = read(model, prompt.sample, prompt.look, prompt.sample.answer)
                 true = tuple(tokens.ids[i] for i in tokens.where("answer"))
-                found.append(_Asked(k, "truth", told(model, prompt, own, true), true))
+                if true:
+                    found.append(_Asked(k, "truth", told(model, prompt, own, true), true))
             if donor := next((swap for swap in donors if swap.kind == "other"), None):
                 found.append(_Asked(k, "other", told(model, prompt, donor, ids), ids))
         return found
-
-    @property
-    def tokens(self) -> int:
-        """Rows of a state that are measured."""
-        return sum(sum(case.counted) for case in self.laid)
 
     def judge(self, blocks: Sequence[int], maps: Sequence[LinearMap] | None = None) -> Said:
         """Without these blocks; with maps, these stand in for them."""

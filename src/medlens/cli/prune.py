@@ -20,9 +20,9 @@ def command(
         float | None, typer.Option(help="Share of the blocks that may go. Default: 0.25 (phantom slices: 0.5).")
     ] = None,
     draws: Annotated[int, typer.Option(help="Random choices of blocks at each size, for comparison.")] = 20,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 1700).")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 600).")] = None,
     seed: options.Seed = 0,
-    max_new_tokens: options.MaxNewTokens = 8,
+    max_new_tokens: options.MaxNewTokens = 16,
     question: options.Question = None,
     window: options.Window = None,
     vision_tower: options.VisionTower = "auto",
@@ -30,6 +30,7 @@ def command(
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
     memory: options.Memory = None,
+    scratch: options.Scratch = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -40,6 +41,7 @@ def command(
     plan = Plan(
         limit=limit, seed=seed, max_new_tokens=max_new_tokens, question=question, window=window_of(window), device=device,
         dtype=dtype, skip_bad=skip_bad, vision_tower=vision_tower, memory=memory,
+        scratch=scratch,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)
@@ -51,6 +53,8 @@ def command(
     found, checkpoint = best(run), run.manifest["prune"]["checkpoint"]
     for line in run.manifest["data"]["skipped"]:
         print(f"medlens: left out: {line}", file=sys.stderr)
+    for note in sorted(set(found["note"]) - {""}):
+        print(f"medlens: limited: {note}", file=sys.stderr)
     if checkpoint["why"]:
         print(f"medlens: no checkpoint was written: {checkpoint['why']}", file=sys.stderr)
     if as_json:
@@ -60,4 +64,5 @@ def command(
     table(found.select(told), "what is kept without some blocks", width=150)
     print(f"{said(run)}\nreport: {run.report}")
     if not checkpoint["why"]:
-        print(f"checkpoint: {run.path / 'checkpoint'}")
+        tied = " (head and input table are one weight, written once)" if checkpoint["tied"] else ""
+        print(f"checkpoint: {run.path / 'checkpoint'}{tied}")

@@ -35,7 +35,7 @@ def load_maps(folder: str | Path) -> list[LinearMap]:
         told = json.loads((folder / TOLD).read_text(encoding="utf-8"))["maps"]
         held = load_file(folder / HELD)
         found = [
-            LinearMap(of["first"], of["last"], *(held[f"{k}.{part}"] for part in PARTS), of["tokens"], of["note"])
+            LinearMap(of["first"], of["last"], n=of["tokens"], note=of["note"], **{part: held[f"{k}.{part}"] for part in PARTS})
             for k, of in enumerate(told)
         ]
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as e:
