@@ -71,6 +71,7 @@ NAMES = [
     "self_similarity",
     "stats",
     "study",
+    "view",
 ]
 
 

@@ -10,6 +10,7 @@ const FINEST = 65535; // steps of a weight, see packing.py
 const WRITTEN = 14; // patches in a row, at most, for words to be written on them
 const GROUPS = { image: "image", text: "question", template: "template", answer: "answer" };
 const VERDICTS = { trust: "good", "do not trust": "bad" };
+let named = 0; // captions, in all viewers of a page
 const KEYS = "← → token · ↑ ↓ state · Page Up, Page Down sample · on the image: arrows move between patches · Esc lets go";
 
 // ---- where data come from
@@ -294,10 +295,10 @@ class Pane {
     const { says, decides, units, card, maps } = this.parts;
     this.root.replaceChildren(
       this.title(), this.asked(), this.prompt(),
-      h("div", { class: "columns" },
+      h("div", { class: "body" }, h("div", { class: "columns" },
         h("div", { class: "column" }, this.image.root, maps),
         h("div", { class: "column" }, says, decides),
-        h("div", { class: "column" }, units, card)));
+        h("div", { class: "column" }, units, card))));
   }
 
   title() {
@@ -561,7 +562,8 @@ class Picture {
     this.svg.append(...this.cells.filter(Boolean), ...this.letters.filter(Boolean), this.over);
     this.bar = h("div", { class: "colours" });
     this.choice = h("div", { class: "choice", role: "group", "aria-label": "What is drawn on the image" });
-    this.caption = h("p", { class: "caption" });
+    this.caption = h("p", { class: "caption", id: `medlens-caption-${(named += 1)}` });
+    this.svg.setAttribute("aria-describedby", this.caption.id);
     this.hover = h("p", { class: "hover soft" });
     const notes = [picture ? "" : "This run keeps no picture of it.", patches.note].filter(Boolean);
     this.root = section("picture", "The image", this.choice, picture || patches.boxes.length ? h("div", { class: "frame" }, this.svg) : null, this.bar, this.caption, this.hover, ...notes.map((note) => h("p", { class: "soft" }, note)));
@@ -643,7 +645,6 @@ class Picture {
     this.mark(shown.but ?? [], state);
     this.bar.replaceChildren(...(scale ? this.colours(scale, shown.label) : []));
     this.caption.replaceChildren(...(shown.verdict ? [h("span", { class: `chip ${VERDICTS[shown.verdict] ?? ""}` }, shown.verdict), " "] : []), shown.words);
-    this.svg.setAttribute("aria-description", shown.words);
     const best = shown.values ? shown.values.reduce((b, v, k) => (v !== null && !shown.but?.includes(k) && v > (shown.values[b] ?? -Infinity) ? k : b), -1) : -1;
     this.said = best >= 0 ? `Strongest on the image: patch ${best}, ${fmt(shown.values[best])}.` : "";
     this.point(null);
