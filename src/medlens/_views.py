@@ -142,12 +142,17 @@ def _keep(place: Path, records: dict[str, list[dict[str, Any]]], pictures: dict[
 
 
 def gather(folders: Iterable[Path], run: Path) -> None:
-    """Write the tables and pictures of a run, from what `make` has left in these folders."""
+    """Write the tables and pictures of a run (whose table `samples` is there), from what `make` has left in these folders."""
+    order = {name: k for k, name in enumerate(pl.read_parquet(run / "samples.parquet")["sample"])}
     kept = sorted((p for folder in folders if folder.is_dir() for p in folder.iterdir()), key=lambda p: p.name)
     kept = [p for p in kept if p.suffix != ".making"]
     for name in TABLES:
         frames = [pl.read_parquet(p / f"{name}.parquet") for p in kept if (p / f"{name}.parquet").exists()]
-        frames = [pl.concat(frames).unique(["layer", "unit"]).sort("layer", "unit")] if name == "unit_writes" and frames else frames
-        store.write_frame(run, name, frames)
+        table = pl.concat([pl.DataFrame(schema=store.TABLES[name]), *frames])
+        if name == "unit_writes":
+            table = table.unique(["layer", "unit"]).sort("layer", "unit")
+        else:
+            table = table.sort(pl.col("sample").replace_strict(order, return_dtype=pl.Int64), maintain_order=True)
+        store.write_frame(run, name, [table])
     for picture in (picture for p in kept for picture in sorted(p.glob("*.png"))):
         store.write(run / "maps" / picture.name, picture.read_bytes())
