@@ -19,6 +19,7 @@ import pytest
 
 import medlens
 from medlens.errors import BadInput, BadRun
+from medlens.viewer import packing
 from medlens.viewer.data import Shown, open_shown
 from medlens.viewer.embed import fragment
 from medlens.viewer.packing import FINEST
@@ -40,6 +41,11 @@ def sample(shown):
     return json.loads(shown.payload(0))
 
 
+def unpacked(packed, name, kind, axis):
+    """As (layers, positions, each), by numpy."""
+    return np.frombuffer(b64decode(packed[name]), kind).reshape(len(packed[axis]), packed["count"], packed["each"])
+
+
 # ---- what it says
 
 
@@ -48,10 +54,10 @@ def test_words_are_those_of_the_lens(run, sample):
     assert sample["id"] == run.lens["sample"][0]
     rows = run.lens.filter(sample=sample["id"])
     assert rows.height == len(sample["tokens"]) * 9
+    words, p = unpacked(sample["lens"], "words", "<i4", "states"), unpacked(sample["lens"], "p", "<f4", "states")
     for row in rows.iter_rows(named=True):
-        words, p = (sample["lens"][what][row["layer"]][row["position"]] for what in ("words", "p"))
-        assert [sample["words"][w] for w in words] == row["words"][:5]
-        assert p == pytest.approx(row["p"][:5], rel=1e-3)
+        assert [sample["words"][w] for w in words[row["layer"], row["position"]]] == row["words"][:5]
+        assert p[row["layer"], row["position"]] == pytest.approx(row["p"][:5], rel=1e-6)
         assert sample["tokens"][row["position"]] == {"text": row["token"], "group": row["tokens"]}
 
 
@@ -67,14 +73,31 @@ def test_weights_survive_their_two_bytes(run, sample):
 
 
 def test_units_are_those_that_fire_and_their_words(run, sample):
+    fires, written = sample["fires"], sample["units"]
+    units, active = unpacked(fires, "units", "<i4", "blocks"), unpacked(fires, "activations", "<f4", "blocks")
+    fired = set()
     for row in run.fires.filter(sample=sample["id"]).iter_rows(named=True):
-        assert sample["fires"]["units"][row["layer"]][row["position"]] == row["units"]
-        assert sample["fires"]["activations"][row["layer"]][row["position"]] == pytest.approx(row["activations"], rel=1e-3)
-    fired = {f"{row['layer']}.{u}" for row in run.fires.filter(sample=sample["id"]).iter_rows(named=True) for u in row["units"]}
-    assert set(sample["units"]) == fired
-    layer, unit = min(fired).split(".")
-    raises = run.unit_writes.filter(layer=int(layer), unit=int(unit))["raises"][0].to_list()
-    assert [sample["words"][w] for w in sample["units"][f"{layer}.{unit}"]["raises"]] == raises
+        assert units[row["layer"], row["position"]].tolist() == row["units"]
+        assert active[row["layer"], row["position"]] == pytest.approx(row["activations"], rel=1e-6)
+        fired |= {(row["layer"], unit) for unit in row["units"]}
+    assert sorted(zip(written["layers"], written["units"], strict=True)) == sorted(fired)
+    for way in ("raises", "lowers"):
+        numbers = np.frombuffer(b64decode(written[way]["words"]), "<i4").reshape(-1, written[way]["each"])
+        for layer, unit, found in zip(written["layers"], written["units"], numbers, strict=True):
+            said = run.unit_writes.filter(layer=layer, unit=unit)[way][0].to_list()
+            assert [sample["words"][w] for w in found] == said
+
+
+def test_lists_of_any_length_are_packed(shown):
+    """Positions without a row, empty lists and short ones leave their places free."""
+    rows = pl.DataFrame(
+        {"layer": [2, 2, 5], "position": [3, 1, 0], "units": [[7], [], [8, 9]], "activations": [[1.0], [], [2.0, 3.0]]}
+    )
+    packed = packing.fires(rows)
+    assert (packed["blocks"], packed["count"], packed["each"]) == ([2, 5], 4, 2)
+    units = unpacked(packed, "units", "<i4", "blocks")
+    assert units.tolist() == [[[-1, -1], [-1, -1], [-1, -1], [7, -1]], [[8, 9], [-1, -1], [-1, -1], [-1, -1]]]
+    assert unpacked(packed, "activations", "<f4", "blocks")[1, 0].tolist() == [2, 3]
 
 
 def test_patches_lie_where_the_study_says(run, sample, phantom):
@@ -175,6 +198,7 @@ def test_pictures_outside_the_run_are_not_read(run, tmp_path):
 def test_it_needs_no_torch(run):
     code = f"""
 import sys
+from medlens.viewer import packing
 from medlens.viewer.data import open_shown
 from medlens.viewer.server import Server
 with Server([open_shown({str(run.path)!r})]) as server:
