@@ -5,13 +5,18 @@ import http.client
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import webbrowser
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
 from threading import Thread
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import polars as pl
@@ -22,6 +27,7 @@ from medlens.errors import BadInput, BadRun
 from medlens.viewer import packing
 from medlens.viewer.data import Shown, open_shown
 from medlens.viewer.embed import fragment
+from medlens.viewer.opening import opened
 from medlens.viewer.packing import FINEST
 from medlens.viewer.server import Server
 
@@ -325,6 +331,39 @@ def test_fifty_readers_at_once(server):
 def test_a_port_in_use(shown, server):
     with pytest.raises(BadInput, match=f"port {server.server_port} is in use"):
         Server([shown], server.server_port)
+
+
+# ---- the command line
+
+
+def test_the_command_serves_until_it_is_stopped(run):
+    """The link that it prints works; Ctrl-C ends it quietly; meanwhile its port is taken, in one line."""
+    command = [sys.executable, "-c", "from medlens.cli import main; main()", "view", str(run.path), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        link = urlsplit(process.stdout.readline().strip())
+        wire = http.client.HTTPConnection(link.hostname, link.port, timeout=20)
+        wire.request("GET", f"/data/index.json?{link.query}")
+        assert json.loads(wire.getresponse().read())[0]["model"] == "phantom"
+        wire.close()
+        other = subprocess.run([*command, "--port", str(link.port)], capture_output=True, text=True)
+        assert (other.returncode, other.stdout) == (2, "")
+        assert other.stderr == f"medlens: port {link.port} is in use: choose another --port, or none for any that is free\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+def test_the_browser_is_started_without_the_key(monkeypatch):
+    """Everybody on the machine can list what programs are started with."""
+    started = Queue()
+    monkeypatch.setattr(webbrowser, "open", lambda url: started.put((url, Path(url2pathname(urlsplit(url).path)).read_text())))
+    with opened("http://127.0.0.1:1/?token=a&b"):
+        url, page = started.get(timeout=10)
+        folder = Path(url2pathname(urlsplit(url).path)).parent
+        assert folder.stat().st_mode & 0o077 == 0
+    assert "token" not in url
+    assert "url=http://127.0.0.1:1/?token=a&amp;b" in page
+    assert not folder.exists()
 
 
 # ---- in other places

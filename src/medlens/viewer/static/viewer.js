@@ -634,7 +634,7 @@ class Picture {
       const found = pane.looks(state.token, block);
       if (!found) return { words: `${name} stands before the image, or is not there: it cannot look at it.` };
       const total = found.weights.reduce((sum, w) => sum + w, 0);
-      const sinks = found.sinks.length ? ` ${found.sinks.length === 1 ? "One patch (crossed) draws" : `${found.sinks.length} patches (crossed) draw`} attention whoever looks.` : "";
+      const sinks = found.sinks.length ? ` ${found.sinks.length === 1 ? "One patch (ringed) draws" : `${found.sinks.length} patches (ringed) draw`} attention whoever looks.` : "";
       return { values: found.weights, but: found.sinks, label: "attention", words: `${name} gives the image ${fmt(total)} of its attention in block ${block}, mean over heads.${sinks} Where a token looks is not why it speaks.` };
     }
     if (on === "words") {
@@ -680,14 +680,14 @@ class Picture {
       const [left, top, right, bottom] = boxes[k].map((edge) => 1000 * edge);
       return s("rect", { x: left + 3, y: top + 3, width: Math.max(1, right - left - 6), height: Math.max(1, bottom - top - 6), class: name });
     };
-    const crossed = (k) => {
+    const ring = (k) => {
       const [left, top, right, bottom] = boxes[k].map((edge) => 1000 * edge);
-      return s("path", { d: `M${left},${top}L${right},${bottom}M${right},${top}L${left},${bottom}`, class: "sink" });
+      return s("ellipse", { cx: (left + right) / 2, cy: (top + bottom) / 2, rx: 0.36 * (right - left), ry: 0.36 * (bottom - top), class: "sink" });
     };
     const fires = state.unit ? this.pane.places(state.unit) : new Map();
     const there = (k) => Boolean(boxes[k]);
     this.over.replaceChildren(
-      ...sinks.filter(there).map(crossed),
+      ...sinks.filter(there).map(ring),
       ...positions.map((position, k) => [position, k]).filter(([position, k]) => fires.has(position) && there(k)).map(([, k]) => around(k, "fires")),
       ...(state.patch !== null && there(state.patch) ? [around(state.patch, "chosen")] : []));
   }
