@@ -9,6 +9,7 @@ import torch
 
 import medlens
 from medlens import _views
+from medlens.plan import Plan
 from medlens.report import charts
 
 torch.set_num_threads(1)  # on models this small, two threads are slower than one
@@ -50,6 +51,15 @@ def _maps(request):
         if not getattr(request.module, "MAPS", False):
             patch.setattr(_views, "MAPPED", 0)
         yield
+
+
+@pytest.fixture(scope="session")
+def looked_at(phantom, tmp_path_factory):
+    """A small study whose first image's first question was looked at token by token. Tests must leave it as they found it."""
+    plan = Plan(limit=6, lens_images=1, instruments=("lens", "tokens"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "vl_convert", Blank)
+        return medlens.study(phantom, "phantom", plan, tmp_path_factory.mktemp("looked-at") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,7 @@ NAMES = [
     "self_similarity",
     "stats",
     "study",
+    "view",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ def command(
 ) -> None:
     """Look at a run token by token, in a browser: only on this machine, and only with the link that is printed. Ctrl-C ends it."""
     from medlens.viewer.data import open_shown
+    from medlens.viewer.opening import opened
     from medlens.viewer.server import Server
 
     server = Server([open_shown(path) for path in (run, other) if path is not None], port)
@@ -27,11 +29,8 @@ def command(
         signal.signal(number, _end)
     with server:
         print(f"{server.link}\nOn this machine alone; the link is its key. Ctrl-C ends it.", flush=True)
-        if not no_browser:
-            import webbrowser
-
-            webbrowser.open(server.link)
-        server.serve_forever()
+        with nullcontext() if no_browser else opened(server.link):
+            server.serve_forever()
 
 
 def _end(_number: int, _frame: Any) -> None:

@@ -50,6 +50,7 @@ class Shown:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.payload = lru_cache(KEPT)(self._payload)
+        self.parts: dict[str, dict[tuple[Any, ...], pl.DataFrame]] = {}  # of tables, the rows of each sample
         _ = self.samples
 
     # ---- the whole run
@@ -132,7 +133,6 @@ class Shown:
         record, words = self.samples[place], packing.Words()
         tables = {table: self._of(table, record["sample"]) for table in OF_SAMPLES}
         there = {table: rows for table, rows in tables.items() if rows is not None}
-        fires = packing.fires(there["fires"]) if "fires" in there else None
         tokens = self._tokens(tables)
         return {
             "id": record["sample"],
@@ -143,8 +143,8 @@ class Shown:
             "lens": packing.lens(there["lens"], words) if "lens" in there else None,
             "decisions": packing.records(there["decisions"].sort("layer"), "sample") if "decisions" in there else None,
             "looks": packing.looks(there["looks"]) if "looks" in there else None,
-            "fires": fires,
-            "units": {} if fires is None else self._writes(fires, words),
+            "fires": packing.fires(there["fires"]) if "fires" in there else None,
+            "units": self._writes(there["fires"], words) if "fires" in there else None,
             "maps": self._maps(record["sample"], tables["maps"]),
             "gate": self._gate(tables["gates"]),
             "missing": {table: self._missing(table) for table in OF_SAMPLES if table not in there},
@@ -186,16 +186,12 @@ class Shown:
         cells = [[(k % side) / side, (k // side) / side, (k % side + 1) / side, (k // side + 1) / side] for k in range(count)]
         return cells, "This run does not say where the image's tokens lie: drawn as an even grid over all of it."
 
-    def _writes(self, fires: dict[str, Any], words: packing.Words) -> dict[str, dict[str, list[int]]]:
+    def _writes(self, fires: pl.DataFrame, words: packing.Words) -> dict[str, Any] | None:
         """Of the units that fire here, the words that they raise and lower."""
         if (table := self._table("unit_writes")) is None:
-            return {}
-        mine = {(block, u) for block, rows in zip(fires["blocks"], fires["units"], strict=True) for units in rows for u in units}
-        return {
-            f"{layer}.{unit}": {"raises": words.many(raises), "lowers": words.many(lowers)}
-            for layer, unit, raises, lowers in table.select("layer", "unit", "raises", "lowers").iter_rows()
-            if (layer, unit) in mine
-        }
+            return None
+        here = fires.select("layer", unit="units").explode("unit").unique()
+        return packing.units(table.join(here, on=["layer", "unit"], how="semi"), words)
 
     def _maps(self, sample: str, maps: pl.DataFrame | None) -> list[dict[str, Any]] | None:
         """Each with its values by token, the verdict of its report card, and what that stands on."""
@@ -235,9 +231,10 @@ class Shown:
 
     def _of(self, name: str, sample: str) -> pl.DataFrame | None:
         """The rows of a sample; None where there are none."""
-        table = self._table(name)
-        mine = None if table is None else table.filter(pl.col("sample") == sample)
-        return mine if mine is not None and mine.height else None
+        if name not in self.parts:
+            table = self._table(name)
+            self.parts[name] = {} if table is None else table.partition_by("sample", as_dict=True, maintain_order=True)
+        return self.parts[name].get((sample,))
 
     def _with(self, name: str) -> set[str]:
         table = self._table(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,11 @@ class Words:
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
 
-    def __call__(self, word: str | None) -> int:
-        return self.numbers.setdefault(word or "", len(self.numbers))
-
-    def many(self, words: Sequence[str] | None) -> list[int]:
-        return [self(word) for word in words or ()]
+    def __call__(self, words: pl.Series) -> np.ndarray:
+        """Their numbers, int32; new ones are added."""
+        every = words.fill_null("").unique(maintain_order=True).to_list()
+        numbers = [self.numbers.setdefault(word, len(self.numbers)) for word in every]
+        return words.fill_null("").replace_strict(every, numbers, return_dtype=pl.Int32).to_numpy()
 
     @property
     def all(self) -> list[str]:
@@ -44,18 +43,19 @@ def as_json(content: object) -> bytes:
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
+def binary(values: np.ndarray, kind: str) -> str:
+    """Numbers one after the other, little endian, in base64. kind: "<i4", "<f4" or "<u2"."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype=kind).tobytes()).decode()
+
+
 def lens(rows: pl.DataFrame, words: Words) -> dict[str, Any]:
-    """words, p: by state and position, [[[...]]]; positions that a state lacks are empty. entropy: in nats."""
+    """words (numbers; -1: none), p: of states x positions x `each`, likeliest first."""
     states, count = _numbers(rows, "layer"), 1 + _last(rows)
-    place = {state: k for k, state in enumerate(states)}
-    said: list[list[list[int]]] = [[[] for _ in range(count)] for _ in states]
-    p: list[list[list[float | None]]] = [[[] for _ in range(count)] for _ in states]
-    entropy: list[list[float | None]] = [[None] * count for _ in states]
-    for state, position, w, shares, h in rows.select("layer", "position", "words", "p", "entropy").iter_rows():
-        said[place[state]][position] = words.many(w[:LIKELIEST])
-        p[place[state]][position] = [number(share) for share in shares[:LIKELIEST]]
-        entropy[place[state]][position] = number(h)
-    return {"states": states, "words": said, "p": p, "entropy": entropy}
+    dense = _Dense(rows.with_columns(pl.col("words", "p").list.head(LIKELIEST)), states, count, "words")
+    return {
+        "states": states, "count": count, "each": dense.each,
+        "words": binary(dense(words(dense.flat("words")), -1), "<i4"), "p": binary(dense(dense.flat("p").to_numpy(), 0), "<f4"),
+    }  # fmt: skip
 
 
 def looks(rows: pl.DataFrame) -> dict[str, Any]:
@@ -65,13 +65,13 @@ def looks(rows: pl.DataFrame) -> dict[str, Any]:
         mine = rows.filter(pl.col("layer") == block).sort("position")
         weights = np.asarray(mine["weights"].to_list(), dtype=np.float64)
         largest = weights.max(1, initial=0)
-        steps = np.rint(weights / np.maximum(largest, np.finfo(np.float64).tiny)[:, None] * FINEST).astype("<u2")
+        steps = np.rint(weights / np.maximum(largest, np.finfo(np.float64).tiny)[:, None] * FINEST)
         blocks.append(
             {
                 "block": block,
                 "positions": mine["position"].to_list(),
                 "largest": [number(x) for x in largest.tolist()],
-                "weights": base64.b64encode(steps.tobytes()).decode(),
+                "weights": binary(steps, "<u2"),
                 "sinks": (mine["sinks"].to_list() or [[]])[0] or [],
             }
         )
@@ -79,15 +79,46 @@ def looks(rows: pl.DataFrame) -> dict[str, Any]:
 
 
 def fires(rows: pl.DataFrame) -> dict[str, Any]:
-    """units, activations: by block and position, most first."""
+    """units (-1: none), activations: of blocks x positions x `each`, those that write most first."""
     blocks, count = _numbers(rows, "layer"), 1 + _last(rows)
-    place = {block: k for k, block in enumerate(blocks)}
-    units: list[list[list[int]]] = [[[] for _ in range(count)] for _ in blocks]
-    active: list[list[list[float | None]]] = [[[] for _ in range(count)] for _ in blocks]
-    for block, position, numbers, values in rows.select("layer", "position", "units", "activations").iter_rows():
-        units[place[block]][position] = numbers
-        active[place[block]][position] = [number(v) for v in values]
-    return {"blocks": blocks, "units": units, "activations": active}
+    dense = _Dense(rows, blocks, count, "units")
+    return {
+        "blocks": blocks, "count": count, "each": dense.each,
+        "units": binary(dense(dense.flat("units").to_numpy(), -1), "<i4"),
+        "activations": binary(dense(dense.flat("activations").to_numpy(), 0), "<f4"),
+    }  # fmt: skip
+
+
+def units(rows: pl.DataFrame, words: Words) -> dict[str, Any]:
+    """Of units, each a layer and a number, the words (numbers; -1: none) that they raise and lower: units x `each`."""
+    found: dict[str, Any] = {"layers": rows["layer"].to_list(), "units": rows["unit"].to_list()}
+    placed = rows.with_columns(layer=pl.lit(0), position=pl.int_range(pl.len()))
+    for way in ("raises", "lowers"):
+        dense = _Dense(placed, [0], placed.height, way)
+        found[way] = {"each": dense.each, "words": binary(dense(words(dense.flat(way)), -1), "<i4")}
+    return found
+
+
+class _Dense:
+    """Lists of some rows as an array, (layers, positions, the longest list). column: whose lists say how long they are."""
+
+    def __init__(self, rows: pl.DataFrame, layers: list[int], count: int, column: str) -> None:
+        self.rows = rows.filter(pl.col(column).list.len() > 0)
+        lengths = self.rows[column].list.len().to_numpy().astype(np.int64)
+        self.each = int(lengths.max(initial=0))
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        self.shape = (len(layers), count, self.each)
+        layer = np.searchsorted(layers, self.rows["layer"].to_numpy())
+        place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        self.at = (layer[row], self.rows["position"].to_numpy()[row], place)
+
+    def flat(self, column: str) -> pl.Series:
+        return self.rows[column].explode()
+
+    def __call__(self, values: np.ndarray, none: int) -> np.ndarray:
+        found = np.full(self.shape, none, dtype=values.dtype)
+        found[self.at] = values
+        return found
 
 
 def records(rows: pl.DataFrame, *but: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ const FINEST = 65535; // steps of a weight, see packing.py
 const WRITTEN = 14; // patches in a row, at most, for words to be written on them
 const GROUPS = { image: "image", text: "question", template: "template", answer: "answer" };
 const VERDICTS = { trust: "good", "do not trust": "bad" };
+let named = 0; // captions, in all viewers of a page
 const KEYS = "← → token · ↑ ↓ state · Page Up, Page Down sample · on the image: arrows move between patches · Esc lets go";
 
 // ---- where data come from
@@ -79,7 +80,11 @@ const missed = ({ why, command }) => h("p", { class: "empty" }, why, " ", h("cod
 
 const plain = (word) => (word ?? "").replace(/^[▁Ġ]+/, "").replace(/^\s+$/, "") || "␣";
 const fmt = (x) => (x === null || x === undefined ? "–" : x === 0 ? "0" : Math.abs(x) < 0.001 ? x.toExponential(1) : String(+x.toPrecision(3)));
+const count = (n, one, more) => `${n} ${n === 1 ? one : more}`;
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
+
+// Numbers that were packed one after the other, see packing.py.
+const unpacked = (text, Kind) => new Kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
 
 function mix(stops, share) {
   const at = clamp(share, 0, 1) * (stops.length - 1);
@@ -184,6 +189,12 @@ class Viewer {
     const layer = wanted.layer ?? this.state.layer ?? this.depth;
     const token = wanted.token ?? this.panes.map((pane) => pane.predicts).find((place) => place !== null) ?? null;
     this.set({ sample: id, unit: null, patch: null, ...wanted, token, layer: clamp(layer, 0, this.depth) });
+    setTimeout(() => this.foresee(this.ids.indexOf(id)));
+  }
+
+  // The next samples are asked for before they are wanted.
+  foresee(place) {
+    for (const id of [this.ids[place + 1], this.ids[place - 1]].filter(Boolean)) this.index.forEach((run, k) => void this.fetch(run, k, id));
   }
 
   async fetch(run, k, id) {
@@ -191,9 +202,10 @@ class Viewer {
     if (place < 0) return null;
     const name = `${k}.${place}`;
     try {
-      if (!this.kept.has(name)) this.kept.set(name, await this.source.sample(k, place));
-      return this.kept.get(name);
+      if (!this.kept.has(name)) this.kept.set(name, this.source.sample(k, place));
+      return await this.kept.get(name);
     } catch (e) {
+      this.kept.delete(name);
       return { failed: e.message };
     }
   }
@@ -286,6 +298,7 @@ class Pane {
       this.root.replaceChildren(this.title(), empty(payload ? `This sample cannot be shown: ${payload.failed}` : "This run does not hold this sample."));
       return;
     }
+    this.unpack();
     payload.tokens.forEach((token, k) => token.group !== "image" && this.tokens.push(k));
     const answer = payload.tokens.findIndex((token) => token.group === "answer");
     this.predicts = answer > 0 ? answer - 1 : (this.tokens.at(-1) ?? null);
@@ -294,10 +307,18 @@ class Pane {
     const { says, decides, units, card, maps } = this.parts;
     this.root.replaceChildren(
       this.title(), this.asked(), this.prompt(),
-      h("div", { class: "columns" },
+      h("div", { class: "body" }, h("div", { class: "columns" },
         h("div", { class: "column" }, this.image.root, maps),
         h("div", { class: "column" }, says, decides),
-        h("div", { class: "column" }, units, card)));
+        h("div", { class: "column" }, units, card))));
+  }
+
+  unpack() {
+    const { lens, fires, units } = this.payload;
+    this.likely = lens && { words: unpacked(lens.words, Int32Array), p: unpacked(lens.p, Float32Array) };
+    this.firing = fires && { units: unpacked(fires.units, Int32Array), activations: unpacked(fires.activations, Float32Array) };
+    this.rows = new Map(units?.units.map((unit, k) => [`${units.layers[k]}.${unit}`, k]));
+    this.way = units && { raises: unpacked(units.raises.words, Int32Array), lowers: unpacked(units.lowers.words, Int32Array) };
   }
 
   title() {
@@ -357,8 +378,10 @@ class Pane {
   says(position, state) {
     const { lens, words } = this.payload;
     const k = lens ? lens.states.indexOf(state) : -1;
-    const found = k < 0 ? undefined : lens.words[k][position];
-    return found?.length ? found.map((word, i) => ({ word: plain(words[word]), p: lens.p[k][position][i] })) : null;
+    if (k < 0 || position === null || position >= lens.count) return null;
+    const begin = (k * lens.count + position) * lens.each;
+    const found = [...this.likely.words.subarray(begin, begin + lens.each)].filter((word) => word >= 0);
+    return found.length ? found.map((word, i) => ({ word: plain(words[word]), p: this.likely.p[begin + i] })) : null;
   }
 
   // The weights that a token gives each patch in a block, and the block's sinks; null where that is not known.
@@ -367,8 +390,7 @@ class Pane {
     const row = found ? found.positions.indexOf(position) : -1;
     if (row < 0) return null;
     if (!this.decoded.has(block)) {
-      const bytes = Uint8Array.from(atob(found.weights), (c) => c.charCodeAt(0));
-      this.decoded.set(block, new Uint16Array(bytes.buffer));
+      this.decoded.set(block, unpacked(found.weights, Uint16Array));
     }
     const { count } = this.payload.looks;
     const steps = this.decoded.get(block).subarray(row * count, (row + 1) * count);
@@ -378,8 +400,10 @@ class Pane {
   fires(position, block) {
     const { fires } = this.payload;
     const k = fires ? fires.blocks.indexOf(block) : -1;
-    const units = k < 0 ? undefined : fires.units[k][position];
-    return units?.map((unit, i) => ({ unit: `${block}.${unit}`, value: fires.activations[k][position][i] })) ?? null;
+    if (k < 0 || position === null || position >= fires.count) return [];
+    const begin = (k * fires.count + position) * fires.each;
+    const units = [...this.firing.units.subarray(begin, begin + fires.each)].filter((unit) => unit >= 0);
+    return units.map((unit, i) => ({ unit: `${block}.${unit}`, value: this.firing.activations[begin + i] }));
   }
 
   // Where in this sample a unit is among those that write most: by position, its activation.
@@ -388,11 +412,9 @@ class Pane {
     const { fires } = this.payload;
     const k = fires ? fires.blocks.indexOf(block) : -1;
     const found = new Map();
-    if (k >= 0)
-      fires.units[k].forEach((units, position) => {
-        const i = units.indexOf(number);
-        if (i >= 0) found.set(position, fires.activations[k][position][i]);
-      });
+    const size = k < 0 ? 0 : fires.count * fires.each;
+    for (let i = k * size; i < (k + 1) * size; i++)
+      if (this.firing.units[i] === number) found.set(Math.floor((i - k * size) / fires.each), this.firing.activations[i]);
     return found;
   }
 
@@ -464,7 +486,7 @@ class Pane {
     if (!fires) return section("units", title, missed(missing.fires), named);
     const block = this.layer - 1;
     if (block < 0) return section("units", title, empty("State 0 is before the first block: no unit has written yet."), named);
-    const found = this.fires(this.subject, block) ?? [];
+    const found = this.fires(this.subject, block);
     const most = Math.max(...found.map(({ value }) => Math.abs(value)), 1e-12);
     return section("units", title,
       h("p", { class: "soft" }, `At ${this.name(this.subject)}, in block ${block}, by |activation| × length of what they write; and the words that this raises.`),
@@ -482,8 +504,11 @@ class Pane {
   }
 
   written(unit, way) {
-    const own = this.payload.units[unit]?.[way];
-    return own ? own.map((word) => plain(this.payload.words[word])) : (this.cards(unit)[0]?.[way] ?? []).map(plain);
+    const row = this.rows.get(unit);
+    if (row === undefined) return (this.cards(unit)[0]?.[way] ?? []).map(plain);
+    const { each } = this.payload.units[way];
+    const found = [...this.way[way].subarray(row * each, (row + 1) * each)].filter((word) => word >= 0);
+    return found.map((word) => plain(this.payload.words[word]));
   }
 
   // The runs that are of the same model, this one among them: what one knows of a unit holds in the other.
@@ -516,7 +541,7 @@ class Pane {
       h("div", { class: "pictures" }, ...card.pictures.map((src) => h("img", { src, alt: `where unit ${unit} is most active` })))));
     return section("unit-card", `Unit ${unit}`,
       h("dl", {}, ...line("raises", this.written(unit, "raises"), "up"), ...line("lowers", this.written(unit, "lowers"), "down")),
-      h("p", { class: "soft" }, `In this sample it is among those that write most at ${patches.length} patches, outlined on the image, and ${texts.length} other tokens. Where its activation is below 0, it raises what it lowers.`),
+      h("p", { class: "soft" }, `In this sample it is among those that write most at ${count(patches.length, "patch", "patches")}, outlined on the image, and ${count(texts.length, "other token", "other tokens")}. Where its activation is below 0, it raises what it lowers.`),
       h("div", { class: "prompt" }, ...where),
       ...(cards.length ? cards : [empty("No card: medlens neurons MODEL DATA tests whether single units matter.")]));
   }
@@ -561,7 +586,8 @@ class Picture {
     this.svg.append(...this.cells.filter(Boolean), ...this.letters.filter(Boolean), this.over);
     this.bar = h("div", { class: "colours" });
     this.choice = h("div", { class: "choice", role: "group", "aria-label": "What is drawn on the image" });
-    this.caption = h("p", { class: "caption" });
+    this.caption = h("p", { class: "caption", id: `medlens-caption-${(named += 1)}` });
+    this.svg.setAttribute("aria-describedby", this.caption.id);
     this.hover = h("p", { class: "hover soft" });
     const notes = [picture ? "" : "This run keeps no picture of it.", patches.note].filter(Boolean);
     this.root = section("picture", "The image", this.choice, picture || patches.boxes.length ? h("div", { class: "frame" }, this.svg) : null, this.bar, this.caption, this.hover, ...notes.map((note) => h("p", { class: "soft" }, note)));
@@ -608,7 +634,7 @@ class Picture {
       const found = pane.looks(state.token, block);
       if (!found) return { words: `${name} stands before the image, or is not there: it cannot look at it.` };
       const total = found.weights.reduce((sum, w) => sum + w, 0);
-      const sinks = found.sinks.length ? ` ${found.sinks.length === 1 ? "One patch (crossed) draws" : `${found.sinks.length} patches (crossed) draw`} attention whoever looks.` : "";
+      const sinks = found.sinks.length ? ` ${found.sinks.length === 1 ? "One patch (ringed) draws" : `${found.sinks.length} patches (ringed) draw`} attention whoever looks.` : "";
       return { values: found.weights, but: found.sinks, label: "attention", words: `${name} gives the image ${fmt(total)} of its attention in block ${block}, mean over heads.${sinks} Where a token looks is not why it speaks.` };
     }
     if (on === "words") {
@@ -643,7 +669,6 @@ class Picture {
     this.mark(shown.but ?? [], state);
     this.bar.replaceChildren(...(scale ? this.colours(scale, shown.label) : []));
     this.caption.replaceChildren(...(shown.verdict ? [h("span", { class: `chip ${VERDICTS[shown.verdict] ?? ""}` }, shown.verdict), " "] : []), shown.words);
-    this.svg.setAttribute("aria-description", shown.words);
     const best = shown.values ? shown.values.reduce((b, v, k) => (v !== null && !shown.but?.includes(k) && v > (shown.values[b] ?? -Infinity) ? k : b), -1) : -1;
     this.said = best >= 0 ? `Strongest on the image: patch ${best}, ${fmt(shown.values[best])}.` : "";
     this.point(null);
@@ -655,14 +680,14 @@ class Picture {
       const [left, top, right, bottom] = boxes[k].map((edge) => 1000 * edge);
       return s("rect", { x: left + 3, y: top + 3, width: Math.max(1, right - left - 6), height: Math.max(1, bottom - top - 6), class: name });
     };
-    const crossed = (k) => {
+    const ring = (k) => {
       const [left, top, right, bottom] = boxes[k].map((edge) => 1000 * edge);
-      return s("path", { d: `M${left},${top}L${right},${bottom}M${right},${top}L${left},${bottom}`, class: "sink" });
+      return s("ellipse", { cx: (left + right) / 2, cy: (top + bottom) / 2, rx: 0.36 * (right - left), ry: 0.36 * (bottom - top), class: "sink" });
     };
     const fires = state.unit ? this.pane.places(state.unit) : new Map();
     const there = (k) => Boolean(boxes[k]);
     this.over.replaceChildren(
-      ...sinks.filter(there).map(crossed),
+      ...sinks.filter(there).map(ring),
       ...positions.map((position, k) => [position, k]).filter(([position, k]) => fires.has(position) && there(k)).map(([, k]) => around(k, "fires")),
       ...(state.patch !== null && there(state.patch) ? [around(state.patch, "chosen")] : []));
   }
