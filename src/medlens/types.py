@@ -167,7 +167,7 @@ class Sample:
             "sample": self.id, "before": " / ".join(self.turns[:-1]), "answer": self.answer,
             "type": self.question_type, "regions": ", ".join(region.name for region in self.regions),
         }  # fmt: skip
-        return display.card(self.question, told, [(_opened(image), _name(image)) for image in self.images])
+        return display.card(self.question, told, [(_opened(image), file_name(image)) for image in self.images])
 
 
 def file_name(image: ImageLike) -> str:
