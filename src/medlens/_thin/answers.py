@@ -125,4 +125,5 @@ class _Judge:
         mean = sum(of) / len(of)
         if not any(of):
             return mean, None, None, "no interval: the same answers stay as in random order"
-        return mean, *jackknife(Value(mean), [Value(sum(rest) / len(rest)) for rest in without])
+        low, high, note = jackknife(Value(mean), [Value(sum(rest) / len(rest)) for rest in without])
+        return mean, low, high, note
