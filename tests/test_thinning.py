@@ -235,6 +235,7 @@ def test_the_run_says_how_many_answers_stay(thinned, model):
     assert (table["low"] <= table["kept"]).all()
     assert (table["kept"] <= table["high"]).all()
     assert table["correct"].is_between(0, 1).all()
+    assert table["worst"].to_list() == table["best"].to_list() == pytest.approx(table["kept"].to_list())  # of one draw
     assert thinned.manifest["thin"] == {"what": ["dropped", "units"], "shares": [0.0, 0.95], "after": 2, "draws": 1}
     page = thinned.report.read_text()
     assert "<script" not in page
