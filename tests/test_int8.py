@@ -68,6 +68,13 @@ def test_the_grid_is_symmetric_and_one_a_row():
     assert torch.allclose(int8.rounded(weight), by_hand(weight), rtol=1e-5, atol=0)
 
 
+def test_an_adapter_is_merged_before_it_is_rounded(streamed, small):
+    weight, added = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(int8._rounded_after(lambda w: w + added, weight), int8.rounded(weight + added))
+    (name,) = [n for n in streamed.names_of[2] if n.endswith("o_proj.weight")]
+    assert torch.equal(streamed.weights.read(name), small.blocks[2].get_submodule("self_attn.o_proj").weight)
+
+
 def test_blocks_are_int8_and_all_else_is_not(small, plain):
     kinds = {type(m) for block in small.blocks for m in block.modules() if isinstance(m, nn.Linear)}
     assert kinds == {int8.QuantisedLinear}

@@ -3,9 +3,12 @@
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import cosine_similarity
 
+import bare
 import medlens
+import tiny
 from medlens import hooks, store
 from medlens.errors import BadInput
 from medlens.walk.cases import cases, folds_of
@@ -125,6 +128,30 @@ def test_packed_generated_and_one_by_one_agree(model, samples, by):
     assert any(a.logprobs != b.logprobs for a, b in zip(together, before, strict=True))
 
 
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+def test_other_families(family):
+    """Masks by kind of attention, an image that sees itself both ways, positions in three dimensions."""
+    if family == "gemma3":
+        model = medlens.load(*tiny.build(family))
+        prompt = prepare(model, medlens.Sample(Image.radial_gradient("L").convert("RGB"), "is there a lesion on the image?"))
+    else:
+        model, seen = bare.build(family)
+        prompt = bare.prompt(model, seen, "is there a lesion on the image?")
+    for by in ("attention", "random"):
+        with image_tokens_dropped(model, 0, 0.5, by) as gone:
+            walk(model, cases(model, [prompt]), [thin := Last()])
+            together, alone = answer_together(model, [prompt], 3)[0], answer_prompt(model, prompt, Decoding(3))
+        walk(model, cases(model, [prompt]), [plain := Last()])
+        assert len(gone[0]) == len(prompt.tokens.where("image")) // 2
+        assert len(set(gone)) == 1
+        assert together.ids == alone.ids
+        keep = [i for i in range(len(prompt.tokens)) if i not in gone[0]]
+        (before,), (after,) = plain.states.values(), thin.states.values()
+        assert (before - after)[keep[-1]].abs().max() > 1e-4
+        first = prompt.tokens.where("image")[0]
+        assert torch.allclose(before[:first], after[:first], atol=1e-5)  # what comes before the image is as it was
+
+
 def test_all_of_them_and_none(model, samples):
     with image_tokens_dropped(model, 0, 1.0, "random") as gone:
         medlens.forward(model, samples[0])
@@ -208,6 +235,7 @@ def test_the_run_says_how_many_answers_stay(thinned, model):
     assert (table["low"] <= table["kept"]).all()
     assert (table["kept"] <= table["high"]).all()
     assert table["correct"].is_between(0, 1).all()
+    assert table["worst"].to_list() == table["best"].to_list() == pytest.approx(table["kept"].to_list())  # of one draw
     assert thinned.manifest["thin"] == {"what": ["dropped", "units"], "shares": [0.0, 0.95], "after": 2, "draws": 1}
     page = thinned.report.read_text()
     assert "<script" not in page

@@ -136,7 +136,12 @@ def changed_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iter
 @contextmanager
 def changed_call(module: nn.Module, change: Callable[[Call], Call]) -> Iterator[None]:
     """Call `module` with what `change` makes of the call."""
-    handle = module.register_forward_pre_hook(lambda _, args, kwargs: tuple(change(Call(args, kwargs))), with_kwargs=True)
+
+    def changed(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        call = change(Call(args, kwargs))
+        return call.args, call.kwargs
+
+    handle = module.register_forward_pre_hook(changed, with_kwargs=True)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from medlens.types import Sample
 from medlens.unfinished import explained, unfinished
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 0.95)
-AFTER, DRAWS = 2, 3
+AFTER, DRAWS = 2, 5
 
 
 def thin(

@@ -102,6 +102,7 @@ class _Judge:
 
     def row(self, by: str, said: list[list[list[str]]], random: list[list[list[str]]] | None) -> dict[str, Any]:
         kept, low, high = clustered(self._same(said, self.before), self.images)
+        each = [sum(self._same([draw], self.before)) / len(self.prompts) for draw in said]
         known = [k for k, truth in enumerate(self.truths) if truth is not None]
         right = self._same(said, self.truths)
         correct = clustered([right[k] for k in known], [self.images[k] for k in known]) if known else (None, None, None)
@@ -109,9 +110,10 @@ class _Judge:
         if random is not None:
             over = self._difference(self._same(said, self.before), self._same(random, self.before))
         return {
-            "by": by, "kept": kept, "low": low, "high": high, "over_random": over[0], "over_low": over[1], "over_high": over[2],
-            "correct": correct[0], "correct_low": correct[1], "correct_high": correct[2], "n": len(self.prompts),
-            "images": len(set(self.images)), "draws": len(said), "note": over[3],
+            "by": by, "kept": kept, "low": low, "high": high, "worst": min(each), "best": max(each),
+            **dict(zip(("over_random", "over_low", "over_high", "note"), over, strict=True)),
+            **dict(zip(("correct", "correct_low", "correct_high"), correct, strict=True)),
+            "n": len(self.prompts), "images": len(set(self.images)), "draws": len(said),
         }  # fmt: skip
 
     def _same(self, said: list[list[list[str]]], as_these: Sequence[list[str] | None]) -> list[float]:
@@ -125,4 +127,5 @@ class _Judge:
         mean = sum(of) / len(of)
         if not any(of):
             return mean, None, None, "no interval: the same answers stay as in random order"
-        return mean, *jackknife(Value(mean), [Value(sum(rest) / len(rest)) for rest in without])
+        low, high, note = jackknife(Value(mean), [Value(sum(rest) / len(rest)) for rest in without])
+        return mean, low, high, note

@@ -19,7 +19,7 @@ def command(
     what: Annotated[list[str] | None, typer.Option(help="dropped, merged, units; again for more. Default: all.")] = None,
     share: Annotated[list[float] | None, typer.Option(help="That goes, 0 to 1; again for more. Default: 0.25 to 0.95.")] = None,
     after: Annotated[int, typer.Option(help="The block behind which image tokens go.")] = 2,
-    draws: Annotated[int, typer.Option(help="Of random order.")] = 3,
+    draws: Annotated[int, typer.Option(help="Of random order.")] = 5,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples (phantom: 200).")] = None,
     seed: options.Seed = 0,
     question: options.Question = None,

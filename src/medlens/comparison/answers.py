@@ -64,15 +64,14 @@ def _said(run: Run) -> pl.DataFrame:
 
 def _difference(known: pl.DataFrame) -> dict[str, float | None]:
     """Of the shares that are true."""
-    none = dict.fromkeys(("difference", "difference_low", "difference_high"))
+    found: dict[str, float | None] = dict.fromkeys(("difference", "difference_low", "difference_high"))
     if not known.height:
-        return none
-    sums = known.group_by("unit").agg(
-        d=(pl.col("correct_other").cast(pl.Int64) - pl.col("correct").cast(pl.Int64)).sum(), n=pl.len()
-    )
-    total, n = sums["d"].sum(), sums["n"].sum()
-    if sums.height < 2 or (sums["d"] == 0).all():  # an interval of no width would say too much
-        return none | {"difference": total / n}
-    without = ((total - sums["d"]) / (n - sums["n"])).to_numpy()
-    half = float(student(sums.height - 1, LEVEL / 2) * jackknife_error(without))
-    return {"difference": total / n, "difference_low": total / n - half, "difference_high": total / n + half}
+        return found
+    gained = pl.col("correct_other").cast(pl.Int64) - pl.col("correct").cast(pl.Int64)
+    sums = known.group_by("unit", maintain_order=True).agg(gained=gained.sum(), n=pl.len())
+    of, n = sums["gained"].to_numpy(), sums["n"].to_numpy()
+    found["difference"] = mean = float(of.sum() / n.sum())
+    if len(of) > 1 and of.any():  # else its interval would have no width, and say too much
+        half = float(student(len(of) - 1, LEVEL / 2) * jackknife_error((of.sum() - of) / (n.sum() - n)))
+        found |= {"difference_low": mean - half, "difference_high": mean + half}
+    return found

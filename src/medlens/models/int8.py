@@ -39,6 +39,8 @@ def rounded(weight: Tensor) -> Tensor:
 class QuantisedLinear(nn.Linear):
     """A linear layer that keeps its weight in int8; `weight` is made anew, in float32, whenever it is asked for."""
 
+    scale: Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)  # not nn.Linear's, which would make a weight
         self.in_features, self.out_features = linear.in_features, linear.out_features

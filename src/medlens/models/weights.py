@@ -200,7 +200,9 @@ def places_of(module: Any, files: dict[str, Path], key_mapping: dict[str, str] |
     for name in files:
         target, converted = rename_source_key(name, renamings, converters, module.base_model_prefix, expected)  # pyright: ignore
         if converted is not None and target in expected:
-            raise BadModel(f"{files[name].parent}: {name} is rearranged while it is loaded; this family cannot be streamed yet")
+            raise BadModel(
+                f"{files[name].parent}: {name} is rearranged while it is loaded; this family can be neither streamed nor int8 yet"
+            )
         if target in expected:
             found[target] = lying[name]
     for target, source in (getattr(module, "all_tied_weights_keys", None) or {}).items():

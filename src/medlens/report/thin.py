@@ -44,7 +44,7 @@ def sentences(thinned: pl.DataFrame) -> list[str]:
         name, words = SAID[str(what)]
         ruled = rows.filter(pl.col("by") != "random", pl.col("kept") >= ENOUGH).sort("share")
         if not ruled.height:
-            least = rows["share"].min()
+            least = min(rows["share"].to_list())
             found.append(f"No share of {name} that was tried (from {_percent(least)} on) keeps {_percent(ENOUGH)} of the answers.")
             continue
         row = ruled.row(-1, named=True)

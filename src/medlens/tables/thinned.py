@@ -15,6 +15,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "kept": pl.Float64,  # share of answers that stay what they were, in random order a mean over draws, with its interval
         "low": pl.Float64,
         "high": pl.Float64,
+        "worst": pl.Float64,  # the same of the draw that keeps least, and of the one that keeps most; the interval is of their mean
+        "best": pl.Float64,
         "over_random": pl.Float64,  # kept less what is kept in random order, question by question; null for random order itself
         "over_low": pl.Float64,
         "over_high": pl.Float64,

@@ -115,16 +115,12 @@ class _Thinning:
 
     def note(self, call: hooks.Call) -> hooks.Call:
         """The decoder is called, by its model or, for tokens that go on behind a cache, by itself."""
-        cache = call.kwargs.get("past_key_values")
-        note = None if cache is None else self._of_cache.get(cache)
+        cache, begun, self._begun = call.kwargs.get("past_key_values"), self._begun, None
+        note = begun if cache is None else self._of_cache.get(cache, begun)
         if note is None:
-            note, self._begun = self._begun, None
-            if note is None:
-                raise BadInput(
-                    "these prompts entered the model before their image tokens were to go: let them enter within the context"
-                )
-            if cache is not None:
-                self._of_cache[cache] = note
+            raise BadInput("this prompt entered the model before its image tokens were to go: let it enter within the context")
+        if cache is not None:
+            self._of_cache[cache] = note
         return hooks.Call(call.args, {**call.kwargs, NOTE: note})
 
     def enter(self, block: int, call: hooks.Call) -> hooks.Call:
@@ -142,18 +138,19 @@ class _Thinning:
             kwargs[MASK] = self._masked(block, kwargs.get(MASK), note)
         return hooks.Call(call.args, kwargs)
 
-    def choose(self, weights: Tensor) -> None:
+    def choose(self, weights: Tensor) -> Tensor:
         """Attention weights of block `after`, (batch, heads, new, T): of a whole prompt (new = T) they say what goes."""
         note = self._passing
         assert note is not None
-        if weights.shape[-1] != len(note.image) or weights.shape[-2] != len(note.image):
-            return  # a token that goes on
+        if note.gone is not None and weights.shape[-2] != len(note.image):
+            return note.gone  # a token that goes on
         places = note.image.nonzero()[:, 0]
         count = int(self.share * len(places) + 0.5)
         note.gone = torch.zeros(weights.shape[0], len(note.image), dtype=torch.bool, device=weights.device)
         for row, of_row in zip(note.gone, weights.detach(), strict=True):
             row[places[self._order(of_row, places)[:count]]] = True
             self.told.append(tuple(row.nonzero()[:, 0].tolist()))
+        return note.gone
 
     def _order(self, weights: Tensor, places: Tensor) -> Tensor:
         """The image's tokens, by their number in it, those first that go first. weights: (heads, T, T)."""
