@@ -163,6 +163,7 @@ def test_other_runs_show_what_they_have(run, tmp_path):
     medlens.store.write_table(tmp_path, "maps", [about | {"token": k, "value": -1.0} | box(k) for k in range(64)])
     cards = [{"method": "relevance", "verdict": "trust", "why": ["a", "b"], "said": None}]
     said = {"sample": "s", "question": "q ?", "answer": "no", "truth": "yes", "size": [64, 64], "cards": cards}
+    said["gate"] = {"rests": True, "words": "it moves"}
     medlens.store.write_manifest(tmp_path, {"model": "phantom", **said})
     explained = open_shown(tmp_path)
     assert [s["id"] for s in explained.index["samples"]] == ["s"]
@@ -171,6 +172,8 @@ def test_other_runs_show_what_they_have(run, tmp_path):
     assert sample["patches"]["boxes"][9] == [0.125, 0.125, 0.25, 0.25]
     assert (sample["maps"][0]["verdict"], sample["maps"][0]["why"]) == ("trust", "a; b")
     assert sample["about"]["said"] == "no"
+    assert sample["gate"]["words"] == "it moves"
+    assert "gates" not in sample["missing"]
 
 
 def test_runs_that_are_none_or_old_or_unfinished(run, tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import polars as pl
@@ -49,7 +51,8 @@ class Shown:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.payload = lru_cache(KEPT)(self._payload)
+        self.lock = Lock()  # many readers ask at once: a table is cut once, and not by each of them
+        self.kept = lru_cache(KEPT)(lambda place: packing.as_json(self.sample(place)))
         self.parts: dict[str, dict[tuple[Any, ...], pl.DataFrame]] = {}  # of tables, the rows of each sample
         _ = self.samples
 
@@ -68,7 +71,7 @@ class Shown:
         about = self.run.manifest
         if "sample" not in about:
             raise BadRun(f"{self.run.path.name} holds no samples to look at; give a run of study, neurons, reliance or explain")
-        said = {"question": about["question"], "said": about["answer"], "answer": about.get("truth")}
+        said = {"question": about.get("question"), "said": about.get("answer"), "answer": about.get("truth")}
         return [dict.fromkeys(SAMPLE) | {"sample": about["sample"]} | said]
 
     @cached_property
@@ -125,15 +128,17 @@ class Shown:
 
     # ---- one sample
 
-    def _payload(self, place: int) -> bytes:
-        return packing.as_json(self.sample(place))
+    def payload(self, place: int) -> bytes:
+        """`sample` as it is sent; from any thread."""
+        with self.lock:
+            return self.kept(place)
 
     def sample(self, place: int) -> dict[str, Any]:
         """All that is shown of the sample at this place of the index. Raises IndexError."""
         record, words = self.samples[place], packing.Words()
         tables = {table: self._of(table, record["sample"]) for table in OF_SAMPLES}
         there = {table: rows for table, rows in tables.items() if rows is not None}
-        tokens = self._tokens(tables)
+        tokens, gate = self._tokens(tables), self._gate(tables["gates"])
         return {
             "id": record["sample"],
             "about": {name: record.get(name) for name in ABOUT},
@@ -146,8 +151,8 @@ class Shown:
             "fires": packing.fires(there["fires"]) if "fires" in there else None,
             "units": self._writes(there["fires"], words) if "fires" in there else None,
             "maps": self._maps(record["sample"], tables["maps"]),
-            "gate": self._gate(tables["gates"]),
-            "missing": {table: self._missing(table) for table in OF_SAMPLES if table not in there},
+            "gate": gate,
+            "missing": {name: self._missing(name) for name in OF_SAMPLES if name not in there and not (name == "gates" and gate)},
             "words": words.all,
         }
 
@@ -170,7 +175,7 @@ class Shown:
         boxes, note = self._boxes(sample, maps, count)
         return {"positions": positions, "boxes": boxes, "note": note}
 
-    def _boxes(self, sample: str, maps: pl.DataFrame | None, count: int) -> tuple[list[list[float | None] | None], str]:
+    def _boxes(self, sample: str, maps: pl.DataFrame | None, count: int) -> tuple[Sequence[Sequence[float | None] | None], str]:
         placed, size = self._of("places", sample), self.run.manifest.get("size")
         if placed is None and maps is not None and size is not None:  # of `medlens explain`: in pixels
             placed = maps.filter(pl.col("map") == maps["map"][0]).with_columns(
@@ -214,7 +219,10 @@ class Shown:
         return {c["method"]: {"verdict": c["verdict"], "why": "; ".join(c["why"]), "note": c["said"] or ""} for c in said if c}
 
     def _gate(self, gates: pl.DataFrame | None) -> dict[str, Any] | None:
-        return None if gates is None else packing.records(gates, "sample")[0]
+        """Whether the answer rests on the image. Of `medlens explain` it stands in the manifest."""
+        if gates is not None:
+            return packing.records(gates, "sample")[0]
+        return self.run.manifest.get("gate") if "sample" in self.run.manifest else None
 
     # ---- tables
 

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from medlens.errors import BadInput
+from medlens.errors import BadInput, MedlensError
 from medlens.viewer.data import Shown
 from medlens.viewer.files import STATIC
 from medlens.viewer.packing import as_json
@@ -106,8 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             page = self.server.page(asked.path)
         except Exception as e:  # of a damaged run: the next sample may be whole
-            said = f"this cannot be shown: {type(e).__name__}".encode()
-            return self._send(HTTPStatus.INTERNAL_SERVER_ERROR, Page("text/plain", said))
+            said = str(e) if isinstance(e, MedlensError) else type(e).__name__
+            return self._send(HTTPStatus.INTERNAL_SERVER_ERROR, Page("text/plain; charset=utf-8", said.encode()))
         if page is None:
             return self._send(HTTPStatus.NOT_FOUND, Page("text/plain", b"nothing is here"))
         keep = f"{self.server.cookie}={self.server.token}; Path=/; HttpOnly; SameSite=Strict" if asked.path == "/" else None

@@ -9,6 +9,7 @@ const DIVERGING = ["053061", "2166ac", "4393c3", "92c5de", "d1e5f0", "f7f7f7", "
 const FINEST = 65535; // steps of a weight, see packing.py
 const WRITTEN = 14; // patches in a row, at most, for words to be written on them
 const GROUPS = { image: "image", text: "question", template: "template", answer: "answer" };
+const LAYERED = ["lens", "decisions", "looks", "fires"]; // what the slider goes through
 const VERDICTS = { trust: "good", "do not trust": "bad" };
 let named = 0; // captions, in all viewers of a page
 const KEYS = "← → token · ↑ ↓ state · Page Up, Page Down sample · on the image: arrows move between patches · Esc lets go";
@@ -133,6 +134,7 @@ class Viewer {
   }
 
   frame() {
+    const every = this.index.flatMap((run) => run.samples);
     const several = this.index.length > 1;
     const step = (by, label, sign) => h("button", { type: "button", "aria-label": label, onclick: () => this.step(by) }, sign);
     this.picker = h("select", { "aria-label": "Sample", onchange: () => this.open(this.picker.value) }, ...this.options());
@@ -148,7 +150,7 @@ class Viewer {
       h("header", { class: "top" },
         h("div", { class: "title" }, h("h2", {}, "Inside ", h("b", {}, title)), several ? this.which : h("span", { class: "soft" }, this.index[0].run)),
         h("div", { class: "pick" }, step(-1, "Previous sample", "‹"), this.picker, step(1, "Next sample", "›")),
-        h("div", { class: "layer" }, this.slider, this.where)),
+        h("div", { class: "layer", hidden: !every.some((sample) => sample.seen.some((table) => LAYERED.includes(table))) }, this.slider, this.where)),
       h("div", { class: "panes", "data-count": this.index.length }, ...this.panes.map((pane) => pane.root)),
       h("footer", { class: "soft" }, KEYS),
       this.live,
@@ -551,9 +553,10 @@ class Pane {
     const { maps, missing } = this.payload;
     if (!maps) return section("maps", title, missed(missing.maps));
     const verdict = (map) => h("span", { class: `chip ${VERDICTS[map.verdict] ?? ""}` }, map.verdict);
+    const several = new Set(maps.map((map) => map.target)).size > 1;
     const list = maps.map((map) => h("button", { type: "button", class: "map", disabled: map.values === null, key: this.key(`map ${map.map} ${map.method}`),
       "aria-pressed": String(map.values !== null && this.image.on === `map${map.map}`), onclick: () => this.viewer.set({ on: `map${map.map}` }) },
-      h("span", {}, map.method.replaceAll("_", " ")), h("span", { class: "soft" }, map.layer === null ? "" : `block ${map.layer}`), verdict(map)));
+      h("span", {}, map.method.replaceAll("_", " "), several ? h("small", { class: "soft" }, map.target) : null), h("span", { class: "soft" }, map.layer === null ? "" : `block ${map.layer}`), verdict(map)));
     const chosen = maps.find((map) => this.image.on === `map${map.map}` && map.values);
     return section("maps", title, ...list, chosen ? this.drawChosen(chosen) : null);
   }
@@ -707,7 +710,7 @@ class Picture {
     const { pane } = this;
     const at = k ?? pane.state.patch;
     if (at === null || !this.cells[at]) {
-      this.hover.textContent = this.cells.length ? "Click a patch for its words and units." : "";
+      this.hover.textContent = pane.payload.lens || pane.payload.fires ? "Click a patch for its words and units." : "";
       return;
     }
     const said = pane.says(pane.payload.patches.positions[at], pane.layer)?.[0];
