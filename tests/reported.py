@@ -14,7 +14,7 @@ HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \"' {{ 7*7 }}
 
 @pytest.fixture(scope="session")
 def run(phantom, tmp_path_factory):
-    return medlens.study(phantom, "phantom", Plan(limit=25), tmp_path_factory.mktemp("report") / "run")
+    return medlens.study(phantom, "phantom", Plan(limit=25, map_images=0), tmp_path_factory.mktemp("report") / "run")
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def hostile(phantom, tmp_path_factory):
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "vl_convert", Blank)  # the page draws its own; files of charts take longer than the study
-        return medlens.study(phantom, samples, Plan(), tmp_path_factory.mktemp("hostile") / "run")
+        return medlens.study(phantom, samples, Plan(map_images=0), tmp_path_factory.mktemp("hostile") / "run")
 
 
 @pytest.fixture(scope="session")

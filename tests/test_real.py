@@ -26,4 +26,6 @@ def test_study_of_real_radiographs(phantom, real_data, tmp_path):
     assert image["n"].unique().to_list() == [40 * 64]
     assert image["value"].is_between(0, 1).all()
     assert "mean nothing" in run.report.read_text()
+    assert run.report.read_text().count('<article class="sample">') == 40
+    assert run.report.stat().st_size < 5_000_000
     assert set(run.answers["correct"]) == {None}

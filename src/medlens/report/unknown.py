@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from medlens.report.first import there
 from medlens.store import Run
 
 INSTRUMENTS = {"geometry": "How states are arranged", "contextualization": "How contextual tokens are", "lens": "What states say"}
+LOADED = ("--seed", "--vision-tower", "--adapter", "--device", "--dtype")  # flags that other commands know, too
+ASKED = ("--limit", "--question", "--window")  # and these, where they take data
 
 
 class Gap(NamedTuple):
@@ -23,7 +26,8 @@ def unknown(run: Run) -> list[Gap]:
     plan, command = run.manifest["plan"], run.manifest["command"]
     again = command.removesuffix(" --out RUN")
     words = command.split()  # "medlens study MODEL DATA ...": the two that other commands want too
-    subject = " ".join(words[2:4])
+    model, subject = words[2], " ".join([*words[2:4], *_kept(command, LOADED + ASKED)])
+    board = " ".join([*words[2:4], *_kept(command, (*LOADED, "--limit"))])
     found = []
     if plan["answers"] == "given":
         found.append(
@@ -36,16 +40,21 @@ def unknown(run: Run) -> list[Gap]:
     if gated < asked:
         found.append(Gap(f"Whether {_rest(gated, asked)} on the image", f"medlens reliance {subject} --out RUN-reliance"))
     if not mapped:
-        sample = f"medlens explain {words[2]} --data {words[3]} --sample 0 --out RUN-maps"
+        sample = " ".join(["medlens explain", model, "--data", words[3], "--sample 0", *_kept(command, LOADED), "--out RUN-maps"])
         found.append(Gap("Where on the image an answer comes from, and whether such a map can be trusted", sample))
-    if not there(run, "leaderboard"):
-        found.append(Gap("Which method's maps lie on what is there", f"medlens explain {subject} --benchmark --out RUN-benchmark"))
+    if not there(run, "leaderboard") and run.samples["answer"].is_not_null().any():
+        found.append(
+            Gap(
+                "Which method's maps lie on what is there, if the data mark it",
+                f"medlens explain {board} --benchmark --out RUN-benchmark",
+            )
+        )
     if not there(run, "neurons"):
         found.append(Gap("Which neurons make it say so", f"medlens neurons {subject} --concept WORD --out RUN-neurons"))
     for name, what in INSTRUMENTS.items():
         if name not in plan["instruments"]:
             found.append(Gap(what, f"medlens study {subject} --instrument {name} --out RUN-{name}"))
-    return found + _of_the_study(run, plan, again)
+    return found + _of_the_study(run, plan, again, subject)
 
 
 def _rest(known: int, of: int) -> str:
@@ -54,7 +63,7 @@ def _rest(known: int, of: int) -> str:
     return "the other answer rests" if of - known == 1 else f"the other {of - known:,} answers rest"
 
 
-def _of_the_study(run: Run, plan: dict[str, Any], again: str) -> list[Gap]:
+def _of_the_study(run: Run, plan: dict[str, Any], again: str, subject: str) -> list[Gap]:
     """What the same command would add with another flag."""
     found = []
     if plan["protocol"] == "sound":
@@ -65,13 +74,19 @@ def _of_the_study(run: Run, plan: dict[str, Any], again: str) -> list[Gap]:
             found.append(Gap("Whether subgroups differ", f"{again} --by {shlex.quote(field)} --out RUN-by"))
     if not there(run, "occurrence"):
         what = "Which words units write, and what the published study's own arithmetic would give"
-        found.append(Gap(what, f"medlens study {' '.join(again.split()[2:4])} --protocol published --out RUN-published"))
+        found.append(Gap(what, f"medlens study {subject} --protocol published --out RUN-published"))
     return found
 
 
 def _field(run: Run) -> str | None:
     """One that the samples could be divided by."""
     return "question_type" if run.samples["question_type"].drop_nulls().n_unique() > 1 else None
+
+
+def _kept(command: str, flags: tuple[str, ...]) -> list[str]:
+    """Those of these flags that a command has, with their values."""
+    words = shlex.split(command)
+    return [f"{flag} {shlex.quote(value)}" for flag, value in pairwise(words) if flag in flags]
 
 
 def _without(command: str, flag: str) -> str:
