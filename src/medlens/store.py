@@ -24,9 +24,14 @@ def _table(name: str, words: str) -> cached_property[pl.DataFrame]:
 
     def read(run: Run) -> pl.DataFrame:
         try:
-            return pl.read_parquet(run.path / f"{name}.parquet")
+            found = pl.read_parquet(run.path / f"{name}.parquet")
         except (OSError, pl.exceptions.PolarsError) as e:
             raise BadRun(f"{run.path}/{name}.parquet is missing or damaged") from e
+        if lacking := [column for column in TABLES[name] if column not in found.columns]:
+            raise BadRun(
+                f"{run.path}/{name}.parquet has no column {lacking[0]}: an older medlens wrote it; repeat the run with this one"
+            )
+        return found
 
     read.__doc__ = words
     return cached_property(read)
