@@ -107,9 +107,8 @@ def test_pins():
 
 def test_the_release_pins_what_is_developed_with():
     """Every package that medlens needs, each in the version of constraints.txt, with a hash."""
-    pins = dict(
-        line.split(" ")[0].split("==") for line in (ROOT / "requirements-release.txt").read_text().splitlines() if "==" in line
-    )
+    text = (ROOT / "requirements-release.txt").read_text()
+    pins = dict(line.split(" ")[0].split("==") for line in text.splitlines() if "==" in line)
     ours = dict(line.lower().replace("_", "-").split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
     assert {Requirement(line).name for line in pin_release.wanted(ROOT)} <= set(pins)
     assert {name: v for name, v in pins.items() if name in ours} == {name: v for name, v in ours.items() if name in pins}

@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from medlens.report import charts
 
 REFUSED = 2  # exit code of what medlens refuses in one line
 BUG = 1
+STUCK = 1000
+PATIENCE = 120  # seconds; a study takes a few
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")  # events of Python's audit hooks, beside files opened to be written
 
 Wrong = Callable[[], None]
@@ -71,8 +74,8 @@ class Bench:
         self.model = medlens.load("phantom")
         self.plan = Plan(limit=samples, instruments=("lens",), nulls=(), lens_images=1, max_new_tokens=4, folds=2, thorough=False)
         self.whole = place / "whole" / "run"
-        self.start(self.whole)
-        self.end("the run that nothing happens to")
+        if code := self.study(self.whole):
+            sys.exit(f"the run that nothing happens to ended with {code}: {self.words.read_text()}")
         self.tables = tables(self.whole)
 
     def start(self, out: Path, wrong: Wrong | None = None, plan: Plan | None = None, model: object = None) -> int:
@@ -113,13 +116,15 @@ class Bench:
         unfinished.Unfinished.note = noted  # pyright: ignore[reportAttributeAccessIssue]
 
     def wait(self, child: int) -> int:
-        """Its exit code; negative for a signal."""
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-    def end(self, what: str) -> None:
-        """Wait for the last one started, which must end well."""
-        if code := os.waitstatus_to_exitcode(os.wait()[1]):
-            sys.exit(f"{what} ended with {code}: {self.words.read_text()}")
+        """Its exit code; negative for a signal. One that hangs is killed: libraries do, where memory is refused to them."""
+        for _ in range(PATIENCE * 20):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.05)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return STUCK
 
     def study(self, out: Path, wrong: Wrong | None = None, **chosen: object) -> int:
         return self.wait(self.start(out, wrong, **chosen))  # pyright: ignore[reportArgumentType]
@@ -170,6 +175,8 @@ def state(out: Path) -> int:
 
 
 def ending(code: int) -> str:
+    if code == STUCK:
+        return "hung, and killed"
     if code < 0:
         return f"by {signal.Signals(-code).name}"
     return "in one line" if code == REFUSED else "as a bug"

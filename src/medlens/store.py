@@ -32,7 +32,10 @@ def _table(name: str, words: str) -> cached_property[pl.DataFrame]:
         except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
             raise BadRun(f"{run.path}/{name}.parquet is missing or damaged") from e
         if lacking := [column for column, kind in TABLES[name].items() if frame.schema.get(column) != kind]:
-            raise BadRun(f"{run.path}/{name}.parquet has no column {lacking[0]}, or one of another type: repeat the study")
+            raise BadRun(
+                f"{run.path}/{name}.parquet has no column {lacking[0]} (or one of another type): an older medlens wrote it; "
+                "repeat the run with this one"
+            )
         return frame
 
     read.__doc__ = words
