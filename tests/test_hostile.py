@@ -287,7 +287,7 @@ def test_tables_of_another_form(run):
     frame = pl.read_parquet(path)
     for changed in (frame.drop("value"), frame.with_columns(pl.col("value").cast(pl.String))):
         changed.write_parquet(path)
-        with pytest.raises(BadRun, match="has no column value, or one of another type"):
+        with pytest.raises(BadRun, match="column value"):
             _ = medlens.open_run(run.path).rows
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(BadRun, match="missing or damaged"):

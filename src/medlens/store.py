@@ -31,11 +31,13 @@ def _table(name: str, words: str) -> cached_property[pl.DataFrame]:
             frame = pl.read_parquet(run.path / f"{name}.parquet")
         except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
             raise BadRun(f"{run.path}/{name}.parquet is missing or damaged") from e
-        if lacking := [column for column, kind in TABLES[name].items() if frame.schema.get(column) != kind]:
-            raise BadRun(
-                f"{run.path}/{name}.parquet has no column {lacking[0]} (or one of another type): an older medlens wrote it; "
-                "repeat the run with this one"
-            )
+        for column, kind in TABLES[name].items():
+            if column not in frame.columns:
+                raise BadRun(
+                    f"{run.path}/{name}.parquet has no column {column}: an older medlens wrote it; repeat the run with this one"
+                )
+            if frame.schema[column] != kind:
+                raise BadRun(f"{run.path}/{name}.parquet: column {column} is of another type than a run's; repeat the run")
         return frame
 
     read.__doc__ = words
