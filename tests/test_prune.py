@@ -21,7 +21,7 @@ from medlens._prune.cost import cost, seconds
 from medlens._prune.fitting import Fitting
 from medlens._prune.judging import Bench, differ
 from medlens.cli import app
-from medlens.errors import BadInput, BadModel, BadRun
+from medlens.errors import BadInput, BadModel, BadRun, CannotWrite
 from medlens.models.phantom import folder_of
 from medlens.plan import Plan
 from medlens.report.pruned import best, said
@@ -172,7 +172,8 @@ def test_costs_are_what_transformers_counts(phantom, asked):
     mapped = cost(phantom, len(prompt.tokens), (2, 5), maps=2)
     assert mapped.parameters - found.parameters == 2 * (128 * 128 + 128)
     assert mapped.flops - found.flops == 2 * 2 * len(prompt.tokens) * 128 * 128
-    assert seconds(phantom, prompt, (2, 5)) > 0
+    whole, less = seconds(phantom, prompt, [((), None), ((1, 2, 3, 4, 5, 6, 7), None)])
+    assert 0 < less < whole
     assert len(phantom.blocks) == 8
 
 
@@ -380,7 +381,7 @@ def test_the_page_says_it(run):
 
 
 def test_a_model_that_does_not_look_has_nothing_to_follow(asked, tmp_path):
-    blind = medlens.prune("phantom:textonly", asked[:24], tmp_path / "run", Plan(max_new_tokens=4), budget=0.125, draws=1)
+    blind = medlens.prune("phantom:textonly", asked[:20], tmp_path / "run", Plan(max_new_tokens=4), budget=0.125, draws=1)
     assert blind.pruned["follows"].is_null().all()
     assert "another image" not in said(blind)
 
@@ -397,6 +398,8 @@ def test_bad_input(asked, tmp_path):
         medlens.prune("phantom", asked, tmp_path / "run", draws=0)
     with pytest.raises(BadInput, match="greedy"):
         medlens.prune("phantom", asked, tmp_path / "run", Plan(temperature=1.0))
+    with pytest.raises(CannotWrite, match="scratch"):
+        medlens.prune("phantom", asked, tmp_path / "run", Plan(scratch=str(tmp_path / "none")))
     with pytest.raises(BadInput, match=r"1 image .* too few"):
         medlens.prune("phantom", asked[:3], tmp_path / "run")
     (tmp_path / "full").mkdir()

@@ -76,7 +76,7 @@ def _forward(gone: tuple[int, ...]) -> Callable[[], object]:
     """Of the whole model: image, tower and what is left of the decoder."""
     model = medlens.load("phantom")
     prompt = prepare(model, medlens.phantom.samples(1, questions="type")[0])
-    return lambda: seconds(model, prompt, gone, repeats=FORWARDS)
+    return lambda: seconds(model, prompt, [(gone, None)], repeats=FORWARDS)
 
 
 def _asked() -> tuple[medlens.Model, Asked]:

@@ -155,6 +155,7 @@ class _Job:
             for draw, blocks in enumerate(drawn[size]):
                 self.rows.append(self._row(RANDOM, "drop", blocks) | {"draw": draw})
                 watcher.tick()
+        self._time()
 
     def _bench(self, half: str) -> Bench:
         prompts = self.halves[half]
@@ -182,14 +183,12 @@ class _Job:
         for rule, blocks in choices.items():
             found = {"chosen": rule == chosen, "discovery_kept": _mean(tried[rule].kept), "discovery_kl": _mean(tried[rule].kl)}
             self.rows.append(self._row(rule, how, blocks) | found)
-            if rule == chosen:
-                self.rows[-1]["seconds"] = self._seconds(how, blocks)
             self.watcher.tick()
 
     def _whole(self) -> None:
         bench = self.benches["test"]
         self.rows.append(self._measured(bench.whole) | {"rule": "none", "how": "whole", "budget": 0.0, "blocks": []})
-        self.rows[-1] |= self._size(()) | {"chosen": False, "seconds": self._seconds("whole", ()), "note": ""}
+        self.rows[-1] |= self._size(()) | {"chosen": False, "note": ""}
 
     def _judge(self, half: str, how: str, blocks: tuple[int, ...]) -> Said:
         """Once for each choice, whichever rules make it."""
@@ -229,8 +228,12 @@ class _Job:
         prompts = self.halves["test"]
         return vars(cost(self.model, sum(len(prompt.tokens) for prompt in prompts) / len(prompts), blocks, maps))
 
-    def _seconds(self, how: str, blocks: tuple[int, ...]) -> float | None:
-        return seconds(self.model, self.halves["test"][0], blocks, self.fitting.maps(blocks) if how == "linear" else None)
+    def _time(self) -> None:
+        """The whole model and the chosen cuts."""
+        timed = [row for row in self.rows if row["chosen"] or row["how"] == "whole"]
+        cuts = [(row["blocks"], self.fitting.maps(row["blocks"]) if row["how"] == "linear" else None) for row in timed]
+        for row, taken in zip(timed, seconds(self.model, self.halves["test"][0], cuts), strict=True):
+            row["seconds"] = taken
 
     def write(self, folder: Path, asked: Model | str | Path) -> None:
         """The tables, the maps of the chosen blocks, and the checkpoint without them."""

@@ -13,7 +13,7 @@ from medlens.models.base import Model
 from medlens.walk.cases import Prompt, arguments, cases
 from medlens.walk.surgery import LinearMap, shortened
 
-REPEATS = 9
+REPEATS = 15
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,23 @@ def cost(model: Model, tokens: float, blocks: Sequence[int], maps: int = 0) -> C
     return Cost(parameters, operations, parameters * model.dtype.itemsize)
 
 
-def seconds(
-    model: Model, prompt: Prompt, blocks: Sequence[int], maps: Sequence[LinearMap] | None = None, repeats: int = REPEATS
-) -> float | None:  # fmt: skip
-    """One forward of one prompt, image and tower included: the median of so many, with the blocks really gone. None where the model
-    is streamed, and waits for its disk."""
+Cut = tuple[Sequence[int], Sequence[LinearMap] | None]  # blocks that go, and the maps in their place
+
+
+def seconds(model: Model, prompt: Prompt, cuts: Sequence[Cut], repeats: int = REPEATS) -> list[float | None]:
+    """Of each cut one forward of one prompt, image and tower included, with the blocks really gone: the median of so many. All take
+    turns, so that whatever else the machine does meets them alike. None where the model is streamed, and waits for its disk."""
     if model.weights is not None:
-        return None
-    called, taken = arguments(model, cases(model, [prompt])[0]), list[float]()
-    with shortened(model, blocks, maps) if blocks else nullcontext(), hooks.evaluation(model.module):
-        for _ in range(repeats):
-            began = time.perf_counter()
-            said = model.module(**called, use_cache=False, logits_to_keep=1)
-            float(said.logits[0, -1, 0])  # what a GPU is asked for is done when it is there
-            taken.append(time.perf_counter() - began)
-    return median(taken)
+        return [None] * len(cuts)
+    called, taken = arguments(model, cases(model, [prompt])[0]), [list[float]() for _ in cuts]
+    for _ in range(repeats):
+        for (blocks, maps), of in zip(cuts, taken, strict=True):
+            with shortened(model, blocks, maps) if blocks else nullcontext(), hooks.evaluation(model.module):
+                began = time.perf_counter()
+                said = model.module(**called, use_cache=False, logits_to_keep=1)
+                float(said.logits[0, -1, 0])  # what a GPU is asked for is done when it is there
+                of.append(time.perf_counter() - began)
+    return [median(of) for of in taken]
 
 
 def _entries(model: Model, block: int, matrices: bool = False) -> int:
