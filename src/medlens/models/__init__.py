@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from medlens.budget import bytes_of, free_memory
+from medlens.budget import bytes_of, free_memory, give_back
 from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.models.adapter import merge_adapter
 from medlens.models.base import Model
@@ -113,7 +113,9 @@ def _tested(model: Model) -> Model:
     if model.weights is None:  # streamed ones are checked whenever they are read
         check_weights(model)
     try:
-        return replace(model, checks=self_test(model))
+        tested = replace(model, checks=self_test(model))
+        give_back()  # int8 weights are made float32 and freed, hundreds of times
+        return tested
     except MedlensError:
         raise
     except Exception as e:  # a family, or a processor, that is put together in a way that is not known here

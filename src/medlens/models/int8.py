@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medlens.budget import give_back
 from medlens.errors import BadModel
 from medlens.models.base import Model
 
@@ -78,6 +79,7 @@ def in_int8(model: Model, memory: int) -> Model:
     for b, block in enumerate(model.blocks):
         weights.bring(model.names_of[b])
         quantise_block(block)
+        give_back()  # of its float32, before the next one is read
     for part in ("around", "norm", "head"):
         weights.bring(model.names_of[part])
     model.module.tie_weights()  # they were read one by one
