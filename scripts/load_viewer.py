@@ -38,11 +38,10 @@ def main(run: str, readers: str = "50", requests: str = "2000") -> None:
     took = sorted(ms for ms, _ in found)
     right = sum(whole for _, whole in found)
     spent, busy, worst = time.perf_counter() - began, time.process_time() - busy, took[int(0.99 * len(took))]
-    print(f"{len(shown.samples)} samples, {readers} readers: {right} of {requests} requests answered rightly in {spent:.1f} s")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"({busy:.1f} s of one core, readers and server together); median {statistics.median(took):.0f} ms, 99 % below {worst:.0f} ms; {memory:.0f} MiB"
-    )
+    print(f"{len(shown.samples)} samples, {readers} readers: {right} of {requests} requests answered rightly in {spent:.1f} s;")
+    print(f"median {statistics.median(took):.0f} ms, 99 % below {worst:.0f} ms;")
+    print(f"{busy:.1f} s of one core and {memory:.0f} MiB, readers and server together")
 
 
 if __name__ == "__main__":

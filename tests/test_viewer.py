@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 from threading import Thread
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 import medlens
 from medlens.errors import BadInput, BadRun
@@ -112,6 +114,21 @@ def test_patches_lie_where_the_study_says(run, sample, phantom):
     cells = [[c / 8, r / 8, (c + 1) / 8, (r + 1) / 8] for r in range(8) for c in range(8)]
     assert np.allclose(sample["patches"]["boxes"], cells)
     assert sample["patches"]["note"] == ""
+
+
+def test_places_are_shares_of_an_image_of_any_shape(phantom):
+    """Of the boxes in pixels; none of a sample with several images, or of a family whose tokens cannot be placed."""
+    from medlens._tokens import places
+    from medlens.models.registration import boxes
+
+    wide = Image.new("L", (96, 48))
+    asked = lambda *images: SimpleNamespace(sample=medlens.Sample(images=images, question="q ?", id="wide"))
+    found = pl.DataFrame(places(phantom, [asked(wide), asked(wide, wide)]), medlens.store.TABLES["places"])
+    shares = found.select("left", "top", "right", "bottom").to_numpy()
+    assert found["token"].to_list() == list(range(64))
+    assert shares * [96, 48, 96, 48] == pytest.approx(boxes(phantom, wide))
+    assert (shares[:, 2] > shares[:, 0]).all()
+    assert places(SimpleNamespace(family="none", image_token_id=1, name="none"), [asked(wide)]) == []
 
 
 def test_a_run_that_does_not_say_where_patches_lie(run, tmp_path):

@@ -39,7 +39,9 @@ def run(looked_at, tmp_path_factory):
     medlens.store.write_table(out, "maps", values)
     medlens.store.write_table(out, "trust", [a | {"verdict": v, "why": w} for a, (v, w) in zip(maps, said, strict=True)])
     medlens.store.write_table(out, "checks", checks)
+    swap = {"sample": sample, "swap": "blank", "draw": 0, "before": 2.0, "after": -1.0, "shift": -3.0, "changed": True}
     medlens.store.write_table(out, "gates", [gate])
+    medlens.store.write_table(out, "reliance", [swap])
     unit = run.fires.filter(layer=7)["units"][-1][0]
     card = {"concept": "cyst", "layer": 7, "unit": unit, "verdict": "visual only", "raises": ["▁cyst"], "lowers": ["▁no"]}
     medlens.store.write_table(out, "cards", [card | {"note": "looked at"}])
@@ -132,6 +134,9 @@ def test_everything_can_be_clicked(opened, run):
     assert "token=" not in page.url.split("#")[0]
     assert state(page)["sample"] == sample
 
+    page.get_by_text("What other images in its place did: 1").click()
+    assert page.locator(".swaps tbody").inner_text().split() == ["blank", "2", "-1", "-3", "changed"]
+
     where = lambda: page.locator(".caption").inner_text()
     page.get_by_role("button", name="[/INST]").click()
     weights = run.looks.filter(sample=sample, layer=7, token="[/INST]")["weights"][0]
@@ -168,7 +173,7 @@ def test_everything_can_be_clicked(opened, run):
     assert page.locator(".caption").inner_text() == "do not trust method 1: weights drawn anew"
     assert page.locator(".colours span").first.inner_text().startswith("-")  # it has a sign: the same to both sides
     page.get_by_text("Its report card").click()
-    assert "deletion blur" in page.locator("table").inner_text()
+    assert "deletion blur" in page.locator(".checks table").inner_text()
 
     page.get_by_text("Units with a card: 1").click()
     page.locator(".named .unit").click()

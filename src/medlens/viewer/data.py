@@ -138,7 +138,7 @@ class Shown:
         record, words = self.samples[place], packing.Words()
         tables = {table: self._of(table, record["sample"]) for table in OF_SAMPLES}
         there = {table: rows for table, rows in tables.items() if rows is not None}
-        tokens, gate = self._tokens(tables), self._gate(tables["gates"])
+        tokens, gate, swaps = self._tokens(tables), self._gate(tables["gates"]), self._of("reliance", record["sample"])
         return {
             "id": record["sample"],
             "about": {name: record.get(name) for name in ABOUT},
@@ -152,6 +152,7 @@ class Shown:
             "units": self._writes(there["fires"], words) if "fires" in there else None,
             "maps": self._maps(record["sample"], tables["maps"]),
             "gate": gate,
+            "swaps": None if swaps is None else packing.records(swaps, "sample", "donor"),
             "missing": {name: self._missing(name) for name in OF_SAMPLES if name not in there and not (name == "gates" and gate)},
             "words": words.all,
         }

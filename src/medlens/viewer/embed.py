@@ -25,11 +25,15 @@ class Embedded(NamedTuple):
 
 
 def fragment(run: Run, samples: Sequence[str] | None = None) -> Embedded | None:
-    """The viewer for a few samples, by name; by default the first that are looked at token by token. None where there are none."""
+    """The viewer for a few samples, by name; by default those of which most is known. None where there are none."""
     shown = Shown(run)
     index = shown.index
-    places = [k for k, about in enumerate(index["samples"]) if (about["id"] in samples if samples else "looks" in about["seen"])]
-    places = places if samples else places[:SHOWN]
+    every = enumerate(index["samples"])
+    if samples is None:
+        seen = [(-len(about["seen"]), k) for k, about in every if "looks" in about["seen"]]
+        places = [k for _, k in sorted(seen)[:SHOWN]]
+    else:
+        places = [k for k, about in every if about["id"] in samples]
     if not places:
         return None
     data = {

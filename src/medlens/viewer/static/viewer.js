@@ -330,15 +330,23 @@ class Pane {
   }
 
   asked() {
-    const { about, gate, missing } = this.payload;
+    const { about, gate, swaps, missing } = this.payload;
     const mark = about.correct === true ? h("span", { class: "good" }, "right") : about.correct === false ? h("span", { class: "bad" }, "wrong") : null;
     const truth = about.answer && about.correct !== true ? h("span", { class: "soft" }, `in truth: ${about.answer}`) : null;
     const rests = gate ? h("span", { class: gate.rests ? "good" : "bad" }, gate.rests ? "rests on the image" : "does not rest on the image") : null;
     return h("div", { class: "asked" },
       h("p", { class: "question" }, about.question ?? ""),
-      h("p", { class: "answer" }, h("b", {}, about.said ?? "no answer"), " ", mark, " ", truth, " ", rests),
+      h("p", { class: "answer" }, about.said === null ? h("span", { class: "soft" }, "Its answer is not in this run.") : h("b", {}, about.said), " ", mark, " ", truth, " ", rests),
       gate ? h("p", { class: "soft" }, gate.words) : null,
+      swaps ? this.swapped(swaps) : null,
       gate ? null : h("p", { class: "soft" }, "Whether it rests on the image: ", missing.gates.why, " ", h("code", {}, missing.gates.command)));
+  }
+
+  swapped(swaps) {
+    const row = (swap) => h("tr", {}, h("th", { scope: "row" }, swap.swap), h("td", {}, fmt(swap.before)), h("td", {}, fmt(swap.after)),
+      h("td", {}, fmt(swap.shift)), h("td", {}, swap.changed ? "changed" : "as before"));
+    const head = h("tr", {}, ...["image in its place", "log-odds with its own", "with the other", "shift", "the answer"].map((name) => h("th", { scope: "col" }, name)));
+    return this.folded("swaps", `What other images in its place did: ${swaps.length}`, h("table", {}, h("thead", {}, head), h("tbody", {}, ...swaps.map(row))));
   }
 
   prompt() {
