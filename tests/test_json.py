@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,15 @@ def test_an_error_is_an_object_too(words, says, tmp_path):
     if "claims" in words:  # without --json nothing is on stdout
         done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
         assert (done.stdout, done.returncode) == ("", 2)
+
+
+def test_the_page_says_what_is_said():
+    """Each command above is in the page's table, with the keys that it was held to."""
+    page = (Path(__file__).parents[1] / "docs" / "scripting.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| `medlens")]
+    listed = {frozenset(re.findall("`([a-z]+)`", line.split("|")[2])) for line in lines}
+    assert listed == {frozenset(keys) for keys in SAID.values()}
+    assert len(lines) == len(SAID)
 
 
 def test_what_json_has_not(capsys):
