@@ -47,8 +47,8 @@ def figures(
     inch), or "slides" (each panel a figure of its own, 280 mm wide at most, letters of 14 points and more). Whole or not at all;
     figures that an earlier call has written to `out` are replaced. only: the names of some ("anisotropy"); default: all.
 
-    Raises BadInput for a style, format or name that is none; BadRun for what is no finished run, one without any chart, and a folder that
-    holds something else than figures; CannotWrite.
+    Raises BadInput for a style, format or name that is none; BadRun for what is no finished run, one without any chart, and a
+    folder that holds something else than figures; CannotWrite.
     """
     if style not in STYLES:
         raise BadInput(f"style is {' or '.join(STYLES)}; got {style!r}")
