@@ -22,10 +22,10 @@ from medlens._prepare import Watcher
 from medlens._tokens import shown
 from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.instruments.lens import worded
-from medlens.lens_page.svg import as_png
 from medlens.models import Model
 from medlens.overlay import Style, svg
 from medlens.plan import MAPPED, WIDE, Plan
+from medlens.svg import as_png
 from medlens.walk.cases import Prompt
 from medlens.walk.room import Files
 
