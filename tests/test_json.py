@@ -76,6 +76,7 @@ def fakes(run, monkeypatch):
     lens = SimpleNamespace(told={"gain": math.nan})
     monkeypatch.setattr("medlens.train_lens", lambda *_, **__: lens)
     monkeypatch.setattr("medlens._tune.worth", lambda _: ROWS)
+    monkeypatch.setattr("medlens.lens_page.write", lambda out, *_: Path(out).parent)  # its pictures take long
     monkeypatch.setattr(figures, "figures", lambda _: ["a", "b"])
     monkeypatch.setattr(figures, "missing", lambda *_: ["b"])
     monkeypatch.setattr(figures, "write_list", lambda _: (Path("list.txt"), 1))
@@ -95,6 +96,13 @@ def test_one_object_and_nothing_else(said, run, fakes, tmp_path, monkeypatch):
     for name in ("run", "report", "page", "out", "figures", "captions", "sheet", "comparison", "checkpoint", "answers", "tables"):
         if isinstance(path := told.get(name), str):  # what is named is there
             assert Path(path).exists() or said in ("study", "merge OUT", *LONG)
+
+
+def test_without_it_people_are_told(run, tmp_path):
+    done = CliRunner().invoke(app, ["export", str(run.path), "--out", str(tmp_path / "tables")])
+    assert done.stdout == f"6 tables: {tmp_path / 'tables'}\n"
+    done = CliRunner().invoke(app, ["figures", str(run.path), "--format", "svg", "--out", str(tmp_path / "figures")])
+    assert done.stdout.startswith("1 figures: ")
 
 
 def test_no_command_is_without_it():
