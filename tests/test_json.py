@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,7 @@ def fakes(run, monkeypatch):
     lens = SimpleNamespace(told={"gain": math.nan})
     monkeypatch.setattr("medlens.train_lens", lambda *_, **__: lens)
     monkeypatch.setattr("medlens._tune.worth", lambda _: ROWS)
+    monkeypatch.setattr("medlens.lens_page.write", lambda out, *_: Path(out).parent)  # its pictures take long
     monkeypatch.setattr(figures, "figures", lambda _: ["a", "b"])
     monkeypatch.setattr(figures, "missing", lambda *_: ["b"])
     monkeypatch.setattr(figures, "write_list", lambda _: (Path("list.txt"), 1))
@@ -94,6 +96,13 @@ def test_one_object_and_nothing_else(said, run, fakes, tmp_path, monkeypatch):
     for name in ("run", "report", "page", "out", "figures", "captions", "sheet", "comparison", "checkpoint", "answers", "tables"):
         if isinstance(path := told.get(name), str):  # what is named is there
             assert Path(path).exists() or said in ("study", "merge OUT", *LONG)
+
+
+def test_without_it_people_are_told(run, tmp_path):
+    done = CliRunner().invoke(app, ["export", str(run.path), "--out", str(tmp_path / "tables")])
+    assert done.stdout == f"6 tables: {tmp_path / 'tables'}\n"
+    done = CliRunner().invoke(app, ["figures", str(run.path), "--format", "svg", "--out", str(tmp_path / "figures")])
+    assert done.stdout.startswith("1 figures: ")
 
 
 def test_no_command_is_without_it():
@@ -123,6 +132,15 @@ def test_an_error_is_an_object_too(words, says, tmp_path):
     if "claims" in words:  # without --json nothing is on stdout
         done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
         assert (done.stdout, done.returncode) == ("", 2)
+
+
+def test_the_page_says_what_is_said():
+    """Each command above is in the page's table, with the keys that it was held to."""
+    page = (Path(__file__).parents[1] / "docs" / "scripting.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| `medlens")]
+    listed = {frozenset(re.findall("`([a-z]+)`", line.split("|")[2])) for line in lines}
+    assert listed == {frozenset(keys) for keys in SAID.values()}
+    assert len(lines) == len(SAID)
 
 
 def test_what_json_has_not(capsys):

@@ -242,7 +242,8 @@ def test_maps_of_one_sample(phantom, tmp_path):
     [
         ({"style": "cell"}, "nature or slides; got 'cell'"),
         ({"formats": ["eps"]}, "pdf, svg, png; got 'eps'"),
-        ({"formats": []}, "no format"),
+        ({"formats": []}, "got ''"),
+        ({"only": ["cka"]}, "no figure 'cka'; it has anisotropy, "),
     ],
 )
 def test_bad_input(small, tmp_path, asked, says):

@@ -81,7 +81,7 @@ def drawn(heatmap: Heatmap, image: Image.Image | None = None) -> str:
     ground = heatmap.image if image is None else image
     if ground is not None:
         return svg(heatmap, ground)
-    return svg(heatmap, Image.new("L", heatmap.size[::-1], NEUTRAL), Style(opacity=1))
+    return svg(heatmap, Image.new("L", (heatmap.size[1], heatmap.size[0]), NEUTRAL), Style(opacity=1))
 
 
 def save(heatmap: Heatmap, path: Path, image: Image.Image | None = None) -> Path:

@@ -33,29 +33,37 @@ class FigureFiles(NamedTuple):
 
 
 def figures(
-    run: store.Run | str | Path, *, style: str = "nature", formats: Sequence[str] = FORMATS, out: str | Path = "figures"
+    run: store.Run | str | Path,
+    *,
+    style: str = "nature",
+    formats: Sequence[str] = FORMATS,
+    only: Sequence[str] = (),
+    out: str | Path = "figures",
 ) -> FigureFiles:
     """Write every chart of a run as a figure: `NAME.pdf`, `.svg`, `.png`; beside it `NAME.csv`, exactly the rows that it draws,
     with intervals and n; and `captions.md`.
 
     style: "nature" (89 mm wide, 183 mm where that is too little; sans-serif letters of 5 to 7 points; PNG of 600 dots an
     inch), or "slides" (each panel a figure of its own, 280 mm wide at most, letters of 14 points and more). Whole or not at all;
-    figures that an earlier call has written to `out` are replaced.
+    figures that an earlier call has written to `out` are replaced. only: the names of some ("anisotropy"); default: all.
 
-    Raises BadInput for a style or format that is none; BadRun for what is no finished run, one without any chart, and a folder that
-    holds something else than figures; CannotWrite.
+    Raises BadInput for a style, format or name that is none; BadRun for what is no finished run, one without any chart, and a
+    folder that holds something else than figures; CannotWrite.
     """
     if style not in STYLES:
         raise BadInput(f"style is {' or '.join(STYLES)}; got {style!r}")
-    if not formats or (unknown := [kind for kind in formats if kind not in FORMATS]):
-        raise BadInput(f"formats are some of {', '.join(FORMATS)}; got {unknown[0]!r}" if formats else "no format was given")
+    if wrong := [kind for kind in formats or [""] if kind not in FORMATS]:
+        raise BadInput(f"formats are some of {', '.join(FORMATS)}; got {wrong[0]!r}")
     run = run if isinstance(run, store.Run) else store.open_run(run)
     out = Path(out)
     store.check_place(out)
     _check_ours(out)
-    found = [one for figure in _of(run) for one in _apart(figure, STYLES[style]) if one.rows.height]
-    if not found:
+    there = {figure.name: figure for figure in _of(run) if figure.rows.height}
+    if not there:
         raise BadRun(f"{run.path.name} has no charts: nothing was measured that one could draw")
+    if unknown := [name for name in only if name not in there]:
+        raise BadInput(f"{run.path.name} has no figure {unknown[0]!r}; it has {', '.join(there)}")
+    found = [one for name in only or there for one in _apart(there[name], STYLES[style])]
     with writing(out) as folder:
         sizes = [_write(folder, figure, STYLES[style], formats) for figure in found]
         store.write(folder / "captions.md", captions(run, found, sizes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
@@ -56,13 +57,21 @@ def _rows(panel: str, lines: list[tuple[Line, Meant]], candidates: pl.DataFrame,
         key: curve.filter(pl.col("value").is_finite()).sort("layer")
         for key, curve in candidates.partition_by(list(KEYS), maintain_order=True, as_dict=True).items()
     }
-    found = []
+    found, side = [], panel.split()[0]
     for line, told in lines:
         same = [key for key, curve in curves.items() if _same(curve, line)]
-        same.sort(key=lambda key: ((key[0], key[1], key[4]) != told, key[2] != panel.split()[0]))
+        same.sort(key=lambda key: ((key[0], key[1], key[4]) != told, key[2] != side))
         rows = curves[same[0]] if same else line.frame.with_columns(note=pl.lit("published"))
-        found.append(_columns(rows.with_columns(panel=pl.lit(panel), line=pl.lit(line.label or line.key or title))))
+        found.append(_columns(rows.with_columns(panel=pl.lit(panel), line=pl.lit(_named(line, same, side) or title))))
     return pl.concat(found)
+
+
+def _named(line: Line, keys: list[tuple[Any, ...]], side: str) -> str:
+    """What the file calls a line: by its words in the picture; where it has none, by what it is. Empty: the measure itself."""
+    _, _, tokens, _, variant = keys[0] if keys else ("", "", side, "", "")
+    if tokens != side:  # a single token of the question
+        return tokens
+    return line.label or line.key or ("after the final norm" if variant == "normed" else "")
 
 
 def _same(curve: pl.DataFrame, line: Line) -> bool:

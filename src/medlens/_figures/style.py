@@ -14,6 +14,7 @@ from medlens.report.charts import CONFIG, Chart
 POINTS_PER_MM = 72 / 25.4
 PIXELS_PER_POINT = 96 / 72  # of an SVG's own units: what it draws without being told a size
 SIZES = r'(<svg[^>]*?) width="[\d.]+(?:mm)?" height="[\d.]+(?:mm)?"'
+TRIES = 3
 FIRST = 11.0  # pixels of the letters at the first try
 FONT = "Arial, Helvetica, Liberation Sans, sans-serif"  # what is asked for; the last but one has the widths of the first
 
@@ -71,17 +72,23 @@ def redrawn(svg: str, style: Style) -> Drawn:
 
 
 def _fitted(draw: Callable[[float], str], style: Style) -> Drawn:
-    pixels, most = FIRST, 0.0
-    for _ in range(4):
-        svg = draw(pixels)
-        wide, high = _size(svg)
-        most = most or (style.single if pixels * style.single * POINTS_PER_MM / wide >= style.least else style.double)
-        scale = min(most * POINTS_PER_MM / wide, style.highest * POINTS_PER_MM / high)  # points a pixel
+    svg = draw(pixels := FIRST)
+    readable = FIRST * style.single * POINTS_PER_MM / _size(svg)[0] >= style.least
+    for _ in range(TRIES):
+        scale = _scale(svg, style.single if readable else style.double, style.highest)
         if style.least <= pixels * scale <= style.most:
             break
-        pixels = style.letters / scale
+        svg = draw(pixels := style.letters / scale)
+    wide, high = _size(svg)
+    scale = _scale(svg, style.single if readable else style.double, style.highest)
     width, height = (side * scale / POINTS_PER_MM for side in (wide, high))
     return Drawn(sized(svg, width, height, "mm"), width, height, pixels * scale)
+
+
+def _scale(svg: str, width: float, height: float) -> float:
+    """Points a pixel, so that the picture is this wide in mm, and not higher."""
+    wide, high = _size(svg)
+    return min(width * POINTS_PER_MM / wide, height * POINTS_PER_MM / high)
 
 
 def sized(svg: str, width: float, height: float, unit: str = "") -> str:

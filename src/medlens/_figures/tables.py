@@ -9,7 +9,7 @@ import polars as pl
 
 from medlens import store
 from medlens._figures.figure import Figure, with_axis
-from medlens.report import benchmark, probes
+from medlens.report import benchmark, file_name, probes
 from medlens.report.confidence import POINTS, abstaining_chart, reliability_chart
 from medlens.report.consistency import consistency_chart
 from medlens.report.flow import COLOURS, flow_charts
@@ -157,12 +157,13 @@ def of_maps(run: store.Run) -> Iterator[Figure]:
     """The maps of one sample, as the run has drawn them."""
     told: dict[str, Any] = run.manifest
     for number, said in enumerate(told["maps"]):
-        picture = run.path / f"map-{number}-{said['method']}.svg"
+        name = file_name(f"map-{number}-{said['method']}")  # of no other folder, whatever the manifest says
+        picture = run.path / f"{name}.svg"
         if picture.is_file():
             verdict = next((f"Its report card: {c['verdict']}. " for c in told["cards"] if c["method"] == said["method"]), "")
             where = "" if said["layer"] is None else f", read at block {said['layer']}"
             yield Figure(
-                f"map-{number}-{said['method']}", f"{said['method']}: {said['target']}", {},
+                name, f"{said['method']}: {said['target']}", {},
                 run.maps.filter(pl.col("map") == number),
                 f"What each part of the image says for {said['target']}{where}. The question: “{told['question']}”; the model's "
                 f"answer: “{told['answer']}”. {verdict}{said['note']}".strip(),

@@ -17,6 +17,7 @@ def command(
         str, typer.Option(help="`nature`: 89 or 183 mm wide, letters of 5 to 7 points. `slides`: a panel each, large letters.")
     ] = "nature",
     format: Annotated[str, typer.Option(help="With commas between them.")] = "pdf,svg,png",
+    only: Annotated[list[str] | None, typer.Option(help="One figure, such as anisotropy; may be given several times.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the figures; new, or one of earlier figures.")] = Path("figures"),
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -24,7 +25,7 @@ def command(
     """Write each chart of a run as a figure for a paper or a slide, with its rows as CSV and a caption."""
     import medlens
 
-    made = medlens.figures(run, style=style, formats=[kind.strip() for kind in format.split(",")], out=out)
+    made = medlens.figures(run, style=style, formats=[kind.strip() for kind in format.split(",")], only=only or (), out=out)
     if as_json:
         say({"figures": made.folder, "captions": made.captions, "names": made.names})
         return
