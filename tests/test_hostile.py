@@ -242,6 +242,11 @@ HURTING = [
 ]
 
 
+def test_a_name_that_no_file_system_takes():
+    with pytest.raises(BadImage, match="cannot be read: File name too long"):
+        open_image("a" * 5000)
+
+
 @pytest.mark.parametrize(("name", "text", "says"), HURTING)
 def test_questions_that_hurt(tmp_path, name, text, says):
     (tmp_path / "i.png").write_bytes(png())

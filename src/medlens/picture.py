@@ -55,11 +55,14 @@ def opened(source: Path | bytes, what: str) -> Iterator[Image.Image]:
 
 
 def check_file(path: Path, what: str) -> None:
-    """Raises BadImage for what is not there, and for what is read without end (a pipe, a device)."""
-    if path.is_dir():
-        raise BadImage(f"{what} is a folder")
-    if not path.is_file():
-        raise BadImage(f"{what} is no ordinary file" if path.exists() else f"{what} does not exist")
+    """Raises BadImage for what is not there or may not be read, and for what is read without end (a pipe, a device)."""
+    try:
+        if path.is_dir():
+            raise BadImage(f"{what} is a folder")
+        if not path.is_file():
+            raise BadImage(f"{what} is no ordinary file" if path.exists() else f"{what} does not exist")
+    except OSError as e:
+        raise BadImage(f"{what} cannot be read: {e.strerror}") from e
 
 
 def check_largest(width: int, height: int, what: str) -> None:

@@ -24,6 +24,7 @@ from tools.fuzz.models import phantom
 from tools.fuzz.target import Target
 from tools.fuzz.targets import TARGETS
 
+SETUP = 600  # seconds that a target may take to make its valid files
 FORK = multiprocessing.get_context("fork")  # torch and polars are imported once
 
 
@@ -69,9 +70,10 @@ def _target(target: Target, numbers: range, seed: int) -> tuple[list[Finding], C
             child.start()
             theirs.close()
             while True:
-                if not ours.poll(6 * SECONDS):
+                patience = 6 * SECONDS if at >= numbers[0] else SETUP
+                if not ours.poll(patience):
                     child.kill()
-                    died = f"nothing for {6 * SECONDS} s, and not to be stopped"
+                    died = f"nothing for {patience} s, and not to be stopped"
                     break
                 try:
                     said = ours.recv()
@@ -87,6 +89,8 @@ def _target(target: Target, numbers: range, seed: int) -> tuple[list[Finding], C
             child.join()
         if child.exitcode == 0:
             break
+        if at < numbers[0]:
+            raise RuntimeError(f"{target.name}: its valid files could not be made: {died or child.exitcode}")
         found.append(Finding(target.name, at, died or f"the process died (exit code {child.exitcode})"))
         numbers = range(at + 1, numbers.stop)
     return found, counts, grown

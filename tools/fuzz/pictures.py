@@ -150,10 +150,11 @@ def _dicom_seeds(folder: Path) -> list[bytes]:
 def dicom(bits: int = 16, **elements: Any) -> bytes:
     """A DICOM file with private tags; `elements` by keyword."""
     import pydicom
+    from pydicom.dataset import FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
     data = pydicom.Dataset()
-    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, generate_uid(entropy_srcs=["seed"])
     data.PatientName, data.PatientID = "Doe^Jane", "4711"

@@ -38,7 +38,7 @@ class Blank:
 
 def _study(place: Path) -> Path:
     charts.vl_convert = Blank  # drawing takes a second, and what is drawn are numbers that were read before
-    medlens.study(phantom(), "phantom", Plan(limit=4, folds=2, lens_images=1), place / "run")
+    medlens.study(phantom(), "phantom", Plan(limit=4, folds=2, lens_images=1, map_images=0), place / "run")
     return place / "run"
 
 

@@ -65,7 +65,7 @@ def hidden(samples: Sequence[Sample], secret: bytes, kept: Iterable[str] = KEPT)
     kept = set(kept)
 
     def image_of(image: ImageLike) -> ImageLike:
-        if isinstance(image, Image.Image):
+        if isinstance(image, Image.Image | Renamed):
             return image
         place = str(image) if isinstance(image, str | Path) else f"object {id(image)}"
         return known.setdefault(place, Renamed(image, pseudonym("file", file_name(image), secret)))
