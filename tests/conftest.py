@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import medlens
+from medlens import _views
 from medlens.report import charts
 
 torch.set_num_threads(1)  # on models this small, two threads are slower than one
@@ -40,6 +41,15 @@ class Blank:
     @staticmethod
     def svg_to_png(svg, scale=1):
         return b"no picture"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _maps(request):
+    """A map's report card walks its sample hundreds of times: studies make maps in modules that say `MAPS = True`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "MAPS", False):
+            patch.setattr(_views, "MAPPED", 0)
+        yield
 
 
 @pytest.fixture(scope="session")

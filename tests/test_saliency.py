@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from captum.attr import FeatureAblation, IntegratedGradients
 
 import medlens
 from medlens import hooks
@@ -115,11 +116,42 @@ def test_raw_attention_is_the_attention(phantom, ill, asked):
     np.testing.assert_allclose(found, torch.stack(expected), atol=1e-6)
 
 
+def through_transformers(model, one, way):
+    """The target as a function of the image tokens' embeddings (B, tokens, d), by transformers' own decoder."""
+
+    def value(embeddings):
+        states = way.own.repeat(len(embeddings), 1, 1)
+        states[:, one.image] = embeddings
+        last = model.decoder(inputs_embeds=states, use_cache=False).last_hidden_state
+        return torch.stack([one.target.of(model.module.lm_head(row)) for row in last[:, one.target.behind]])
+
+    return value
+
+
+def test_captum_agrees_on_integrated_gradients(phantom, asked):
+    way = entered(phantom, asked[0])
+    ends = way.own[None, asked[0].image], way.blank[None, asked[0].image]
+    theirs = IntegratedGradients(through_transformers(phantom, asked[0], way)).attribute(
+        ends[0], ends[1], n_steps=16, method="gausslegendre"
+    )
+    own = integrated_gradients(phantom, asked[0], 16).values
+    np.testing.assert_allclose(own, theirs[0].sum(1).detach(), atol=1e-5 * max(1, np.abs(own).max()))
+
+
+def test_captum_agrees_on_occlusion(phantom, asked):
+    way, count = entered(phantom, asked[1]), len(asked[1].image)
+    ends = way.own[None, asked[1].image], way.blank[None, asked[1].image]
+    token = torch.arange(count)[None, :, None].expand_as(ends[0])
+    with torch.no_grad():
+        theirs = FeatureAblation(through_transformers(phantom, asked[1], way)).attribute(ends[0], ends[1], feature_mask=token)
+    np.testing.assert_allclose(occlusion(phantom, asked[1]), theirs[0, :, 0], atol=1e-4)
+
+
 def test_integrated_gradients_are_complete(phantom, asked):
     notes = {}
     maps(phantom, asked[:2], ["integrated_gradients"], notes=notes)
     assert len(notes) == 2
-    assert all(note.startswith("sums to within") for note in notes.values())
+    assert all(said.note.startswith("sums to within") for said in notes.values())
     assert integrated_gradients(phantom, asked[0], 2).error > 0.01  # two nodes are not enough, and that is seen
 
 

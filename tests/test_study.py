@@ -9,7 +9,7 @@ from PIL import Image
 
 import medlens
 import medlens._study
-from medlens import store
+from medlens import _views, store
 from medlens.errors import BadData, BadInput, BadRun, CannotWrite, NotFinite
 from medlens.measures import MEASURES
 from medlens.models import load
@@ -31,12 +31,14 @@ def picture(tmp_path, name, value=90):
 
 
 def test_tables_have_the_columns_of_the_contract(run):
-    assert {path.stem for path in run.path.glob("*.parquet")} == of_a_study.COLUMNS.keys()
-    for name in of_a_study.COLUMNS:
+    names = [*of_a_study.COLUMNS, *_views.TABLES]
+    assert {path.stem for path in run.path.glob("*.parquet")} == set(names)
+    for name in names:
         table, columns = getattr(run, name), store.TABLES[name]
         assert dict(table.schema) == {k: v() if isinstance(v, type) else v for k, v in columns.items()}
-        # massive: the phantom has none, see test_geometry for those that are planted; words of units: of the published protocol
-        assert table.height > 0 or name in ("massive", "occurrence", "unit_words")
+        # massive: the phantom has none, see test_geometry for those that are planted; words of units: of the published protocol;
+        # maps: see test_views
+        assert table.height > 0 or name in ("massive", "occurrence", "unit_words", *_views.OF_MAPS)
 
 
 def test_every_measure_at_every_layer_for_every_group(run):

@@ -28,7 +28,7 @@ def answer_prompts(
         tick()
     if rest := prompts[len(found) :]:
         found = [*found, *_generated(prepared, rest, work, tick)]
-    return found, [_told(prepared, prompt, said) for prompt, said in zip(prompts, found, strict=True)]
+    return found, told(prepared, prompts, found)
 
 
 def _given(prompts: Sequence[Prompt]) -> list[Answer | None]:
@@ -51,5 +51,7 @@ def _generated(prepared: Prepared, prompts: Sequence[Prompt], work: Unfinished, 
     return found
 
 
-def _told(prepared: Prepared, prompt: Prompt, said: Answer | None) -> Prompt:
-    return replace(prompt, tokens=prompts_.read(prepared.model, prompt.sample, prompt.look, str(said))) if said else prompt
+def told(prepared: Prepared, prompts: Sequence[Prompt], answers: Sequence[Answer | None]) -> list[Prompt]:
+    """The prompts with their answers behind them."""
+    read = lambda prompt, said: prompts_.read(prepared.model, prompt.sample, prompt.look, str(said))
+    return [replace(p, tokens=read(p, said)) if said else p for p, said in zip(prompts, answers, strict=True)]

@@ -58,8 +58,11 @@ class Forecast:
         return asdict(self)
 
 
-def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Sequence[Case], plan: Plan) -> Forecast:
-    """Time one answer and the way of one case through one block, and scale by tokens, blocks and rows."""
+def foresee(
+    model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Sequence[Case], plan: Plan, besides: int = 0
+) -> Forecast:
+    """Time one answer and the way of one case through one block, and scale by tokens, blocks and rows. besides: walks of single
+    samples, which are taken to be as long as the first case."""
     tokens = sum(len(case.pack.ids) for case in laid)
     pilot = _pilot(model, laid[0], plan)
     share = tokens / len(laid[0].pack.ids)
@@ -73,6 +76,7 @@ def foresee(model: Model, intake: Intake, prompts: Sequence[Prompt], laid: Seque
     reading += sum(_factorising(model, own) + _neighbours(model, own, plan) for own in views)
     if _has_lens(plan):
         reading += walks * _vocabulary(model, laid, plan)
+    reading += besides * (pilot.enter + model.depth * pilot.block)
     seconds = answering + walks * walking + reading + _units_seconds(model, prompts, plan, pilot) + REPORT_SECONDS
     pictures = sum(len(data) for _, data in intake.pictures.values())
     return Forecast(

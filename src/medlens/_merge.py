@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from medlens import _record, _words, claims, store
+from medlens import _record, _views, _words, claims, store
 from medlens._forecast import foresee
 from medlens._instruments import instruments_for
 from medlens._nulls import refuse_walked_nulls
@@ -33,6 +33,7 @@ from medlens.walk.cases import cases
 from medlens.walk.layout import Layout
 from medlens.walk.subgroups import refuse_subgroups
 
+VIEWS = "views"  # of a share: what was found at single samples
 RANKS = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"), ("RANK", "WORLD_SIZE", ""))
 
 
@@ -62,7 +63,8 @@ def study_shard(
             check_identity(folder, prepared.identity)
             if not (folder / "manifest.json").exists():
                 laid = cases(prepared.model, prepared.prompts)
-                forecast = foresee(prepared.model, prepared.intake, prepared.prompts, laid, plan)
+                besides = _views.walks(prepared.model, plan, prepared.prompts)
+                forecast = foresee(prepared.model, prepared.intake, prepared.prompts, laid, plan, besides)
                 watcher.planned(forecast)
                 _do(prepared, number, of, folder, watcher)
                 about = _manifest(prepared, number, of, meter.peak)
@@ -89,7 +91,9 @@ def _do(prepared: Prepared, number: int, of: int, folder: Path, watcher: Watcher
     watcher.begin("this share", len(share.prompts) * (1 + prepared.model.depth))
     if begun <= prepared.model.depth:
         write_share(share, begun, watcher.tick)
-    answers, _ = share.answers(lambda: None)
+    answers, told = share.answers(lambda: None)
+    model, plan = prepared.model, prepared.plan
+    _views.make(model, plan, _views.chosen(model, plan, prepared.prompts), told, folder / VIEWS, folder, watcher)
     said = dict(zip((prompt.sample.id for prompt in share.prompts), answers, strict=True))
     _record.write_tables(folder, prepared.intake, [said.get(sample.id) for sample in prepared.intake.samples])
 
@@ -130,6 +134,7 @@ def merge(out: str | Path, *, watcher: Watcher | None = None) -> store.Run:
         shutil.copy(folders[0] / "samples.parquet", place)
         _record.write_findings(place, reading.findings)
         store.write_table(place, "answers", _answers(folders))
+        _views.gather([folder / VIEWS for folder in folders], place)
         store.write_manifest(place, {k: v for k, v in manifest.items() if k != "share"} | {"shares": len(folders), "seconds": {}})
         _words.write(place)
         claims.write(place)

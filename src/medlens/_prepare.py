@@ -92,7 +92,7 @@ def prepare(
     watcher.begin("loading the model", 1)
     if isinstance(model, Model) and plan.adapter is not None:
         raise BadInput("this model is loaded already: give the adapter to medlens.load, not to the plan")
-    loaded = model if isinstance(model, Model) else _load(model, plan, light)
+    loaded = model if isinstance(model, Model) else load_whole(model, plan, light)
     watcher.tick()
     watcher.begin("reading prompts", len(intake.samples))
     prompts, intake = _prompts(loaded, intake, plan, watcher, None if scratch is None else Spill(scratch))
@@ -103,7 +103,8 @@ def prepare(
     return Prepared(loaded, intake, prompts, plan, data_name, unread, identity)
 
 
-def _load(model: str | Path, plan: Plan, light: bool) -> Model:
+def load_whole(model: str | Path, plan: Plan, light: bool = False) -> Model:
+    """The model as the plan wants it; light: its weights stay in their files."""
     allowed = None if plan.memory is None else max(1, int(MOST * (bytes_of(plan.memory) - BASE_MEMORY)))
     memory = 1 if light else allowed
     return load(

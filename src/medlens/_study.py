@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medlens import _record, _units, _words, claims, hooks, store
-from medlens._answering import answer_prompts
+from medlens import _record, _units, _views, _words, claims, hooks, store
+from medlens._answering import answer_prompts, told
 from medlens._crew import Processes
 from medlens._forecast import Forecast, foresee
 from medlens._instruments import Instruments, instruments_for, null_instruments
 from medlens._nulls import null_walks, refuse_walked_nulls
-from medlens._prepare import Nobody, Prepared, Watcher, prepare
+from medlens._prepare import Nobody, Prepared, Watcher, load_whole, prepare
 from medlens.budget import Meter, bytes_of, readable
 from medlens.errors import BadInput, CannotWrite
 from medlens.findings import Findings
@@ -33,6 +33,8 @@ from medlens.walk.room import Files
 from medlens.walk.shares import shares
 from medlens.walk.subgroups import refuse_subgroups, subgroups_of
 from medlens.walk.units import check_names
+
+VIEWS = "views"  # of an unfinished study: what was found at single samples
 
 
 def study(
@@ -63,7 +65,7 @@ def study(
         if (done := store.finished(out, prepared.identity)) is not None:
             remove_rests(out, scratch if plan.scratch else None)
             return done
-        forecast = foresee(prepared.model, prepared.intake, prepared.prompts, cases(prepared.model, prepared.prompts), plan)
+        forecast = _foresee(prepared)
         watcher.planned(forecast)
         if plan.protocol == "published" and plan.unit_images:
             check_names(prepared.model)
@@ -74,10 +76,13 @@ def study(
                 _together(prepared, named, work, watcher, clock) if named else _alone(prepared, work, watcher, clock)
             )
             _count_units(prepared, findings, work.scratch, watcher, clock)
+            with clock("single samples"):
+                _look_at_some(prepared, named, answers, work, watcher)
             _record.gather(work.folder, findings)
             with work.becoming(out) as folder:
                 watcher.begin("writing the report", 1)
                 _record.write_tables(folder, prepared.intake, answers, findings)
+                _views.gather([work.folder / VIEWS], folder)
                 store.write_manifest(folder, _manifest(prepared, forecast, clock.seconds, meter.peak))
                 _words.write(folder)
                 claims.write(folder)
@@ -96,7 +101,12 @@ def forecast(
 ) -> Forecast:
     """What `study` would cost: everything is loaded and checked, one case is measured, nothing is written."""
     prepared = prepare(model, samples, plan, watcher or Nobody(), _scratch(Path(out), plan))
-    return foresee(prepared.model, prepared.intake, prepared.prompts, cases(prepared.model, prepared.prompts), plan)
+    return _foresee(prepared)
+
+
+def _foresee(prepared: Prepared) -> Forecast:
+    model, prompts, plan = prepared.model, prepared.prompts, prepared.plan
+    return foresee(model, prepared.intake, prompts, cases(model, prompts), plan, _views.walks(model, plan, prompts))
 
 
 Found = tuple[Sequence[Answer | None], Findings]
@@ -131,6 +141,17 @@ def _count_units(prepared: Prepared, findings: Findings, scratch: Path, watcher:
             watcher.begin("walking back to the units", _units.ticks(model, blocks, shown))
             found = _units.count(model, shown, blocks, _units.PROTOCOLS, scratch, plan.seed, tick=watcher.tick)
             findings.occurrence, findings.unit_words = found
+
+
+def _look_at_some(
+    prepared: Prepared, named: tuple[str, str] | None, answers: Sequence[Answer | None], work: Unfinished, watcher: Watcher
+) -> None:
+    """A few samples token by token, and their maps. (Where others have walked, the model here is one that stayed in its files.)"""
+    plan, prompts = prepared.plan, prepared.prompts
+    chosen = _views.chosen(prepared.model, plan, prompts)
+    if chosen.number:
+        model = load_whole(named[0], plan) if named else prepared.model
+        _views.make(model, plan, chosen, told(prepared, prompts, answers), work.folder / VIEWS, work.scratch, watcher)
 
 
 def _walk(model: Model, laid: list[Case], reading: Instruments, work: Unfinished, watcher: Watcher) -> Findings:

@@ -63,7 +63,9 @@ def svg(
     if mask is not None:
         body.append(_outline(mask, scale, MASK))
     body.append(_bar(20, TOP + high + 14, ends) if filled else text(20, TOP + high + 20, _around(style), 13, SOFT))
-    notes = [word for word in (_outside(heatmap), "interpolated (bicubic)" if style.smooth else "") if word]
+    body += [_ring(heatmap.boxes[token], scale) for token in heatmap.sinks if not np.isnan(heatmap.boxes[token, 0])]
+    rings = "rings: sinks, which draw attention whoever looks" if heatmap.sinks else ""
+    notes = [word for word in (_outside(heatmap), rings, "interpolated (bicubic)" if style.smooth else "") if word]
     if notes:
         body.append(text(20, TOP + high + 52, "; ".join(notes), 13, SOFT))
     where = "" if heatmap.layer is None else f", block {heatmap.layer}"
@@ -153,6 +155,14 @@ def _outline(inside: np.ndarray, scale: float, colour: str) -> str:
         f'<path d="{path}" stroke="#000000" stroke-width="4" fill="none" stroke-opacity="0.6"/>'
         f'<path d="{path}" stroke="{colour}" stroke-width="2" fill="none"/>'
     )
+
+
+def _ring(box: np.ndarray, scale: float) -> str:
+    """Around the middle of a token."""
+    left, top, right, bottom = box * scale
+    at = f'cx="{20 + (left + right) / 2:.1f}" cy="{TOP + (top + bottom) / 2:.1f}" r="{0.3 * min(right - left, bottom - top):.1f}"'
+    stroke = lambda colour, width: f'<circle {at} fill="none" stroke="{colour}" stroke-width="{width}"/>'
+    return stroke("#000000", 4) + stroke(MASK, 2)
 
 
 def _bar(x: float, y: float, ends: Range) -> str:

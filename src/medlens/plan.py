@@ -10,9 +10,11 @@ from medlens.budget import bytes_of
 from medlens.errors import BadInput
 from medlens.grammar import own_names, parse
 
-INSTRUMENTS = ("geometry", "contextualization", "lens")
+INSTRUMENTS = ("geometry", "contextualization", "lens", "tokens", "maps")
 NULLS = ("pairs", "weights", "noise")
 HOW = ("memory", "scratch", "workers", "cluster")
+WIDE = 1024  # columns above which some things cost more than walking: what is then left out is a choice of the plan
+MAPPED = 2  # images of which maps are made, of a model that is not wide
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Plan:
     question: asked of images that come without one. window: (centre, width) through which DICOM images are shown, not their own.
     answers: "generate" (then read on) or "given" (the data's own). max_new_tokens: cap of a generated answer; temperature: 0 for
     greedy ones, else they are drawn, from the `top_p` share of the probability; stop: words at which an answer ends.
-    lens_images: of at most so many images the lens keeps the words of every token.
+    lens_images: of at most so many images the lens keeps the words of every token, and it is kept where each token looks and which
+    units fire there. map_images: of at most so many maps are made, each with its report card, which walks the sample some 500
+    times (None: of 2 where the model is at most 1,024 wide, else of none).
     neighbour_rows: at most so many rows a group enter the intrinsic dimension. keep: the share of ratios it is fitted on.
     folds: of whole images (patients where the data name them): sums are kept for each.
     protocol: "sound", or "published" for the choices of the published study. unit_images: with the latter, of so many images the
@@ -53,6 +57,7 @@ class Plan:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     lens_images: int = 8
+    map_images: int | None = None
     neighbour_rows: int = 4096
     keep: float = 0.9
     folds: int = 5
@@ -87,6 +92,7 @@ class Plan:
         self._need(0 < self.top_p <= 1, "top_p", "a share above 0, at most 1")
         self._need(all(self.stop), "stop", "words, none of them empty")
         self._need(self.lens_images >= 1, "lens_images", "at least 1")
+        self._need(self.map_images is None or self.map_images >= 0, "map_images", "a number of images from 0 on")
         self._need(self.neighbour_rows >= 3, "neighbour_rows", "at least 3")
         self._need(0 < self.keep < 1, "keep", "a share between 0 and 1")
 

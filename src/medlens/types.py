@@ -179,7 +179,8 @@ class Heatmap:
     method: its name. target: what was explained, for a reader. values: (tokens,) float64; larger speaks more for the target.
     boxes: (tokens, 4) left, top, right, bottom of each token, in pixels of the original image: parts of a box may lie outside it
     (where the model pads), and all four are NaN for a token without a place (a separator of rows). size: (height, width) of the
-    original image. layer: the block that it was read at; None for methods that have none.
+    original image. layer: the block that it was read at; None for methods that have none. sinks: of raw attention, the tokens that
+    draw it whoever looks.
     """
 
     method: str
@@ -189,6 +190,7 @@ class Heatmap:
     size: tuple[int, int]
     layer: int | None = None
     note: str = ""
+    sinks: tuple[int, ...] = ()
 
     def on_image(self) -> np.ndarray:
         """(height, width): at each pixel the mean of the tokens whose boxes hold its middle; NaN where there is none. Never

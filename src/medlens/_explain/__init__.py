@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from medlens import saliency
 from medlens._explain.aims import Aimed, aimed, begin, every_logit, every_token, own_answer
-from medlens._explain.card import Subject, cards
+from medlens._explain.card import Subject, cards, cost
 from medlens._explain.page import Explanation, Failed
 from medlens._gate import gates
 from medlens._record import public_name
@@ -20,14 +20,18 @@ from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.models import Model, load
 from medlens.models.hf import first_line
 from medlens.models.registration import boxes, check_mask, stretched
+from medlens.plan import WIDE
 from medlens.saliency import Choices
 from medlens.saliency.asked import Asked
 from medlens.types import Heatmap, Sample
 from medlens.walk.cases import cases
 from medlens.walk.forward import prepare
 
-Found = tuple[np.ndarray, str]  # values, and what there is to be said of them
+Found = tuple[np.ndarray, saliency.Said]
+Tick = Callable[[], None]
+
 METHODS = ("gradcam_attention", "relevance", "integrated_gradients")
+COVERED = "pixel_occlusion"  # besides, where a model is small enough to see every token's pixels covered in turn
 
 
 def explain(
@@ -44,22 +48,24 @@ def explain(
     card: bool = True,
     seed: int = 0,
     out: str | Path | None = None,
+    tick: Tick = lambda: None,
 ) -> Explanation:
     """Which parts of the image speak for a word: maps of several methods, each on the original image's pixels.
 
     target: the word that is explained; contrast: two words, the first against the second. Default: the first token of the model's
     own answer. A word of several tokens is handled, and that is said in the map's note. begun: the first words of an answer, which
-    the model goes on from ("The image is a"). methods: see `medlens.saliency.METHODS`. layer: the block that those methods are read
-    at which have one; default: the middle one. choices: what the published study did otherwise (see `medlens.saliency.Choices`), to
-    be switched on alone or together. tokens: also a map of each token of question and answer, by the first of the methods. seed: of
-    the random baseline. out: folder for the page.
+    the model goes on from ("The image is a"). methods: see `medlens.saliency.METHODS`; default: METHODS, and COVERED where the
+    model is at most 1,024 wide. layer: the block that those methods are read at which have one; default: the middle one. choices:
+    what the published study did otherwise (see `medlens.saliency.Choices`), to be switched on alone or together. tokens: also a map
+    of each token of question and answer, by the first of the methods. seed: of the random baseline. out: folder for the page.
+    `tick` is called as often as `ticks` says.
 
     A method that fails is listed in `failed`, with its reason. Raises BadInput for a sample that has not one image, a layer out of
     range, an unknown method, a target that cannot be said, and a region of another size than the image; BadModel for a family whose
     image tokens cannot be placed on the image, and where no method gave a map.
     """
     model = model if isinstance(model, Model) else load(model)
-    chosen = tuple(methods or METHODS)
+    chosen = tuple(methods or methods_for(model))
     at = _check(model, sample, chosen, layer)
     image = open_image(sample.image, sample.id, grey=True)
     asked = prepare(model, sample)
@@ -70,19 +76,32 @@ def explain(
     own = own_answer(model, prompt)
     aim = every_logit(prompt) if choices.every_logit else aimed(model, prompt, own, target, contrast, begun)
     job = _Job(model, at, placed, (image.height, image.width), seed, choices)
+    tick()
     maps, failed = job.of_each_method(aim, chosen)
+    tick()
     if not maps:
         raise BadModel(f"{model.name}: no method gave a map: {'; '.join(f'{f.method}: {f.reason}' for f in failed)}")
     of_tokens = job.of_each_token(every_token(model, prompt, own), maps[0].method) if tokens else []
+    tick()
     gate = gates(model, [asked], answers=[own], seed=seed)[0] if card else None
     subject = Subject(model, aim.prompt, aim.aim, image, sample.regions, at, choices, seed)
     found = Explanation(
         _called(model), sample.id, sample.question, str(own), image, tuple(maps), tuple(of_tokens), tuple(failed), regions,
-        gate, tuple(cards(subject, maps, gate)) if gate else (), sample.answer,
+        gate, tuple(cards(subject, maps, gate, tick)) if gate else (), sample.answer,
     )  # fmt: skip
     if out is not None:
         found.write(out)
     return found
+
+
+def methods_for(model: Model) -> tuple[str, ...]:
+    """What `explain` shows by default."""
+    return METHODS if model.width > WIDE else (*METHODS, COVERED)
+
+
+def ticks(methods: int, card: bool = True) -> int:
+    """How often `explain` ticks, with so many methods that succeed."""
+    return 3 + (cost(methods) if card else 0)
 
 
 @dataclass(frozen=True)
@@ -119,10 +138,10 @@ class _Job:
         found = saliency.maps(
             self.model, asked, methods, layers=[self.layer], choices=self.choices, boxes=laid, seed=self.seed, notes=notes
         )  # fmt: skip
-        return {name: [(row, notes.get((name, k), "")) for k, row in enumerate(rows)] for name, rows in found.items()}
+        return {name: [(row, notes.get((name, k), saliency.Said())) for k, row in enumerate(rows)] for name, rows in found.items()}
 
     def _heatmap(self, method: str, aimed: Aimed, found: Found) -> Heatmap:
-        values, note = found
+        values, said = found
         by_block = saliency.METHODS[method].by_block
         row = np.asarray(values, dtype=np.float64)[0] if by_block else np.asarray(values, dtype=np.float64)
         if not np.isfinite(row).all():
@@ -134,7 +153,8 @@ class _Job:
             self.boxes,
             self.size,
             self.layer if by_block else None,
-            "; ".join(said for said in (aimed.note, note) if said),
+            "; ".join(words for words in (aimed.note, said.note) if words),
+            said.sinks[0] if said.sinks else (),
         )
 
 

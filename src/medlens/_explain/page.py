@@ -76,7 +76,7 @@ def _write(out: Path, page: Explanation) -> Path:
         for k, picture in enumerate(small):
             store.write(folder / f"token-{k}.png", as_png(picture))
         every = (*page.maps, *page.tokens)
-        store.write_table(folder, "maps", [row for k, heatmap in enumerate(every) for row in _rows(page.sample, k, heatmap)])
+        store.write_table(folder, "maps", [row for k, heatmap in enumerate(every) for row in rows_of_map(page.sample, k, heatmap)])
         checks = [{"sample": page.sample, **check._asdict()} for card in page.cards for check in card.checks]
         store.write_table(folder, "checks", checks)
         store.write(folder / "maps.safetensors", save({f"map-{k}": of.values for k, of in enumerate(every)} | _places(every)))
@@ -87,7 +87,7 @@ def _write(out: Path, page: Explanation) -> Path:
     return out / "report.html"
 
 
-def _rows(sample: str, number: int, heatmap: Heatmap) -> list[dict[str, Any]]:
+def rows_of_map(sample: str, number: int, heatmap: Heatmap) -> list[dict[str, Any]]:
     """As the table `maps` says."""
     said = {"sample": sample, "map": number, "method": heatmap.method, "target": heatmap.target, "layer": heatmap.layer}
     rows = zip(heatmap.values.tolist(), heatmap.boxes.tolist(), strict=True)

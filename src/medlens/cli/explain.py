@@ -64,19 +64,20 @@ def command(
     with Bars() as bars:
         bars.begin("importing torch", 1)
         import medlens
+        from medlens._explain import methods_for, ticks
 
         asked = sample_of(sample, image, question, data, seed)
         bars.tick()
         bars.begin("loading the model", 1)
         loaded = medlens.load(model, device=device, dtype=dtype, vision_tower=vision_tower, adapter=adapter, memory=memory)
         bars.tick()
-        bars.begin("explaining", 1)
+        chosen = methods_for(loaded) if methods is None else _words(methods)
+        bars.begin("explaining", ticks(len(chosen), card))
         found = medlens.explain(
             loaded, asked, target=target, contrast=None if contrast is None else _words(contrast), begun=begun, layer=layer,
-            methods=None if methods is None else _words(methods), tokens=tokens, card=card, seed=seed,
+            methods=chosen, tokens=tokens, card=card, seed=seed, tick=bars.tick,
             choices=None if published is None else _choices(published),
         )  # fmt: skip
-        bars.tick()
         bars.begin("drawing", 1)
         page = found.write(out)
         bars.tick()

@@ -35,9 +35,12 @@ def command(
         list[str] | None, typer.Option(help="Another null beside shuffled pairs: `weights` or `noise`; a walk each. Repeatable.")
     ] = None,
     instrument: Annotated[
-        list[str] | None, typer.Option(help="Only this one: geometry, contextualization or lens. Repeatable.")
+        list[str] | None, typer.Option(help="Only this one: geometry, contextualization, lens, tokens or maps. Repeatable.")
     ] = None,
     lens_images: Annotated[int, typer.Option(help="Of so many images the lens keeps the words of every token.")] = 8,
+    map_images: Annotated[
+        int | None, typer.Option(help="Of so many images make maps with report cards. Default: 2; of a wide model none.")
+    ] = None,
     by: Annotated[
         list[str] | None, typer.Option(help="A field or tag; each of its values gets rows of its own. Repeatable.")
     ] = None,
@@ -70,7 +73,7 @@ def command(
         skip_bad=skip_bad, unit_images=unit_images, vision_tower=vision_tower, adapter=adapter,
         nulls=tuple(dict.fromkeys(("pairs", *(null or ())))), by=tuple(by or ()), measures=tuple(measure or ()),
         thorough=thorough, memory=memory, scratch=scratch, workers=workers, cluster=cluster,
-        claims=tuple(claim or ()), instruments=tuple(instrument or INSTRUMENTS), lens_images=lens_images,
+        claims=tuple(claim or ()), instruments=tuple(instrument or INSTRUMENTS), lens_images=lens_images, map_images=map_images,
     )  # fmt: skip
     if measure:
         sys.path.insert(0, str(Path.cwd()))  # where measures of the user's own lie

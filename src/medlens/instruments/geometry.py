@@ -21,7 +21,7 @@ from medlens.findings import Findings, Massive
 from medlens.measures.floor import adjusted
 from medlens.measures.massive import massive
 from medlens.measures.neighbours import CHUNK
-from medlens.plan import Plan
+from medlens.plan import WIDE, Plan
 from medlens.stats import Folds, Moments, PairSums
 from medlens.stats.flat import need, nested, parts
 from medlens.stats.intervals import jackknife
@@ -32,7 +32,6 @@ from medlens.walk.layout import Layout
 WITH_ALL = (*GROUPS, "all")
 COMPARED, KEPT = ("image", "text"), 256  # rows of each that stay with the run, to be compared with those of other models
 LISTED = 1000  # massive activations of a state
-WIDE = 1024  # columns above which factorising costs more than walking: what is then left out is a choice of the plan
 
 
 class Passing(Protocol):

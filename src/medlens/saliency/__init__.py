@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,17 @@ BASELINES = ("centre", "edges", "random", "uniform")
 COMPLETE = 0.01  # by how much integrated gradients may miss what they must sum to
 
 Tick = Callable[[], None]
-Notes = dict[tuple[str, int], str]
+
+
+class Said(NamedTuple):
+    """What there is to be said of a map. sinks: of raw attention, for each of the layers, the image tokens that draw it whoever
+    looks (see `medlens.measures.sinks`)."""
+
+    note: str = ""
+    sinks: tuple[tuple[int, ...], ...] = ()
+
+
+Notes = dict[tuple[str, int], Said]
 
 
 def maps(
@@ -59,10 +69,11 @@ def maps(
     asked. `tick` is called for each asked and method, and for each case and block of the way there and back.
     Raises BadInput for a method or a block that is none; BadModel for a model without image tokens; NotFinite.
     """
-    layers, found, notes = _checked(model, asked, methods, layers), {}, {} if notes is None else notes
+    layers, found, notes = _checked(model, asked, methods, layers), dict[str, Any](), {} if notes is None else notes
     if {"gradcam_attention", "raw_attention", "relevance"} & set(methods):
         down_to = 0 if "relevance" in methods else min(layers)
         found |= attention_maps(model, asked, layers, choices, down_to, scratch, tick)
+        notes |= {("raw_attention", k): Said(sinks=drawn) for k, drawn in enumerate(found.pop("sinks"))}
     for name in methods:
         if name in BASELINES:
             found[name] = [baseline(name, _box(name, boxes, k), seed + k) for k in range(len(asked))]
@@ -86,7 +97,7 @@ def _box(name: str, boxes: Sequence[np.ndarray], k: int) -> np.ndarray:
 def _integrated(model: Model, asked: Asked, nodes: int, notes: Notes, k: int, tick: Tick) -> np.ndarray:
     values, difference, error = integrated_gradients(model, asked, nodes)
     said = f"sums to within {100 * error:.2g} % of the difference between image and blank, {difference:.3g}, at {nodes} nodes"
-    notes["integrated_gradients", k] = said if error <= COMPLETE else f"not complete: {said}"
+    notes["integrated_gradients", k] = Said(said if error <= COMPLETE else f"not complete: {said}")
     return _ticked(values, tick)
 
 

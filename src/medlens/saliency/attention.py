@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medlens import hooks
+from medlens.measures.sinks import sinks
 from medlens.models.base import Model
 from medlens.saliency.asked import Asked
 from medlens.walk.cases import Case
@@ -74,6 +76,7 @@ class Maps:
         self.asked = asked
         self.gradcam: dict[tuple[int, int], np.ndarray] = {}  # by number and block
         self.raw: dict[tuple[int, int], np.ndarray] = {}
+        self.sinks: dict[tuple[int, int], tuple[int, ...]] = {}
         self.rows: dict[int, Tensor] = {}
 
     def begin(self, case: Case, target: Aim, value: float, state: Tensor, gradient: Tensor) -> None:
@@ -93,16 +96,19 @@ class Maps:
             self.rows[k] = row + row @ relevant
             if block in self.layers:
                 self.gradcam[k, block] = _plain(chosen[one.reading, one.image])
-                self.raw[k, block] = _plain(attention.mean(0)[one.reading, one.image])
+                looks = attention.mean(0)[:, one.image]
+                self.raw[k, block] = _plain(looks[one.reading])
+                self.sinks[k, block] = tuple(sinks(looks[max(one.image) + 1 :]).nonzero()[:, 0].tolist())
 
     def leave(self, block: int) -> None: ...
 
 
 def attention_maps(
     model: Model, asked: Sequence[Asked], layers: Sequence[int], choices: Choices, down_to: int, scratch: Path | None, tick: Tick
-) -> dict[str, list[np.ndarray]]:
-    """The three maps of each asked: gradcam_attention and raw_attention (layers, tokens), relevance (tokens). down_to: the block
-    that the way back ends at; relevance is whole at 0 only. Raises what `walk.reverse` raises."""
+) -> dict[str, list[Any]]:
+    """The three maps of each asked: gradcam_attention and raw_attention (layers, tokens), relevance (tokens); and of each layer the
+    tokens that are sinks. down_to: the block that the way back ends at; relevance is whole at 0 only. Raises what `walk.reverse`
+    raises."""
     walkers = list({id(one.case): one.case for one in asked}.values())
     aims = [list(dict.fromkeys(one.target for one in asked if one.case is case)) for case in walkers]
     tracer = Maps(asked, layers, choices)
@@ -115,6 +121,7 @@ def attention_maps(
         "gradcam_attention": [np.stack([tracer.gradcam[k, b] for b in layers]) for k in each],
         "raw_attention": [np.stack([tracer.raw[k, b] for b in layers]) for k in each],
         "relevance": [_plain(tracer.rows[k][asked[k].image]) for k in each],
+        "sinks": [tuple(tracer.sinks[k, b] for b in layers) for k in each],
     }
 
 
