@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from trial import REFUSED, Bench, Count, at_change, clear, die, ending, fail, state, tables
 
@@ -186,12 +187,12 @@ class Faults:
         yield self._others("a Ray worker killed", b"ray::Worker", plan, once=True)
 
     def _others(self, kind: str, name: bytes, plan: object, once: bool) -> Count:
-        count, chosen = Count(kind), {"plan": plan, "model": "phantom"}
+        count, chosen = Count(kind), dict[str, Any](plan=plan, model="phantom")
         if code := self.bench.study(self.out, **chosen):
             sys.exit(f"{kind}: without a fault, {code}: {self.bench.words.read_text()}")
         reference = tables(self.out)
         clear(self.out.parent)
-        child, killed, code = self.bench.start(self.out, **chosen), 0, None  # pyright: ignore[reportArgumentType]
+        child, killed, code = self.bench.start(self.out, **chosen), 0, None
         while code is None:
             if (state(self.out) or not once) and not (once and killed):
                 killed += kill_one(child, name)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import http.client
+import importlib
 import sys
 import tempfile
 import threading
@@ -168,13 +169,12 @@ def deep(count: int) -> medlens.Model:
 def readers(asked: argparse.Namespace, place: Path) -> None:
     """Each of 50 readers asks for the page and for so many samples, one after the other."""
     try:
-        from medlens.viewer.data import open_shown
-        from medlens.viewer.server import Server
+        data, served = (importlib.import_module(f"medlens.viewer.{name}") for name in ("data", "server"))
     except ImportError:
         print("readers: left out, as this medlens has no viewer")
         return
     medlens.study("phantom", "phantom", Plan(limit=asked.samples), place / "run")
-    with Server([open_shown(place / "run")]) as server, Meter() as meter:
+    with served.Server([data.open_shown(place / "run")]) as server, Meter() as meter:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         began = time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(asked.readers) as pool:

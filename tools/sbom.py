@@ -29,7 +29,9 @@ def closure(name: str) -> dict[str, tuple[Distribution, list[str]]]:
             continue
         held = distribution(at)
         needed = (Requirement(line) for line in held.requires or ())
-        names = sorted({canonicalize_name(n.name) for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})})
+        names: list[str] = sorted(
+            {canonicalize_name(n.name) for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})}
+        )
         found[at] = (held, names)
         waiting += names
     return found
@@ -37,9 +39,8 @@ def closure(name: str) -> dict[str, tuple[Distribution, list[str]]]:
 
 def component(name: str, held: Distribution) -> dict[str, Any]:
     purl = f"pkg:pypi/{name}@{held.version}"
-    said = held.metadata.get("License-Expression") or _classified(held)
-    kind = "expression" if held.metadata.get("License-Expression") else "license"
-    licence = [] if said is None else [{"expression": said} if kind == "expression" else {"license": {"name": said}}]
+    expression, said = held.metadata.json.get("license_expression"), _classified(held)
+    licence = [{"expression": expression}] if expression else [{"license": {"name": said}}] if said else []
     made: dict[str, Any] = {"type": "library", "bom-ref": purl, "name": name, "version": held.version, "purl": purl}
     return made | ({"licenses": licence} if licence else {})
 
@@ -47,7 +48,7 @@ def component(name: str, held: Distribution) -> dict[str, Any]:
 def _classified(held: Distribution) -> str | None:
     """The licence by the classifiers; else by the old field, where it is a name and not a text."""
     named = [c.rpartition(" :: ")[2] for c in held.metadata.get_all("Classifier") or () if c.startswith("License :: ")]
-    old = (held.metadata.get("License") or "").strip()
+    old = str(held.metadata.json.get("license", "")).strip()
     return ", ".join(sorted(named)) or (old if old and "\n" not in old else None)
 
 

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -78,7 +79,7 @@ class Bench:
             sys.exit(f"the run that nothing happens to ended with {code}: {self.words.read_text()}")
         self.tables = tables(self.whole)
 
-    def start(self, out: Path, wrong: Wrong | None = None, plan: Plan | None = None, model: object = None) -> int:
+    def start(self, out: Path, wrong: Wrong | None = None, plan: Plan | None = None, model: Any = None) -> int:
         """Fork a study into `out`; `wrong` is called in the new process, before it begins. Returns its number."""
         self.log.unlink(missing_ok=True)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ class Bench:
             self._tell()
             if wrong:
                 wrong()
-            medlens.study(model or self.model, "phantom", plan or self.plan, out)  # pyright: ignore[reportArgumentType]
+            medlens.study(model or self.model, "phantom", plan or self.plan, out)
             code = 0
         except MedlensError as e:
             print(e, file=sys.stderr, flush=True)
@@ -126,10 +127,10 @@ class Bench:
         os.waitpid(child, 0)
         return STUCK
 
-    def study(self, out: Path, wrong: Wrong | None = None, **chosen: object) -> int:
-        return self.wait(self.start(out, wrong, **chosen))  # pyright: ignore[reportArgumentType]
+    def study(self, out: Path, wrong: Wrong | None = None, **chosen: Any) -> int:
+        return self.wait(self.start(out, wrong, **chosen))
 
-    def judge(self, count: Count, out: Path, code: int, reference: dict[str, bytes] | None = None, **chosen: object) -> None:
+    def judge(self, count: Count, out: Path, code: int, reference: dict[str, bytes] | None = None, **chosen: Any) -> None:
         """What came of a fault: it did nothing, or what is there is refused or gone on with, to the same tables."""
         count.tried += 1
         count.struck += code != 0
@@ -145,7 +146,7 @@ class Bench:
             count.wrong.append(f"lost: state {done} was noted, {state(out)} is there; {said}")
         self.check(count, out, reference, **chosen)
 
-    def check(self, count: Count, out: Path, reference: dict[str, bytes] | None = None, **chosen: object) -> None:
+    def check(self, count: Count, out: Path, reference: dict[str, bytes] | None = None, **chosen: Any) -> None:
         """The same command again, with nothing wrong, ends with the same tables and leaves nothing else; then all is cleared."""
         if code := self.study(out, **chosen):
             count.wrong.append(f"the same command again ends with {code}: {self.words.read_text().strip()}")
