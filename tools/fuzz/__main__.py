@@ -18,7 +18,7 @@ from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tools.fuzz.child import Counts, Finding, run
+from tools.fuzz.child import Done, Finding, run
 from tools.fuzz.guard import SECONDS
 from tools.fuzz.models import phantom
 from tools.fuzz.target import Target
@@ -84,8 +84,9 @@ def _target(target: Target, numbers: range, seed: int) -> tuple[list[Finding], C
                     _progress(target, at, numbers)
                 elif isinstance(said, Finding):
                     found.append(said)
-                elif isinstance(said, Counts):
-                    counts, grown = counts + Counter(read=said.read, refused=said.refused), max(grown, said.grown)
+                elif isinstance(said, Done):
+                    counts[said.outcome] += 1
+                    grown = max(grown, said.grown)
             child.join()
         if child.exitcode == 0:
             break
