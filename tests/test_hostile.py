@@ -341,7 +341,7 @@ def test_two_thousand_mutated_files():
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    target, inputs, _read, refused, wrong, _seconds = done.stdout.splitlines()[-1].split()
+    target, inputs, _read, refused, _died, wrong, _seconds = done.stdout.splitlines()[-1].split()
     assert (target, wrong) == ("all", "0")
     assert int(inputs) >= 2000
     assert int(refused) > 500  # they are hostile

@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tools.fuzz.child import Counts, Finding, run
+from tools.fuzz.child import Done, Finding, run
 from tools.fuzz.guard import SECONDS
 from tools.fuzz.models import phantom
 from tools.fuzz.target import Target
@@ -39,7 +40,7 @@ def main() -> int:
     phantom()  # before the processes part
     chosen = [t for t in TARGETS if told.target in (None, t.name)]
     parts, began, whole, findings = sum(t.share for t in chosen), time.monotonic(), Counter[str](), []
-    print(f"{'target':<16}{'inputs':>8}{'read':>8}{'refused':>9}{'wrong':>7}{'MiB more':>10}{'seconds':>9}", flush=True)
+    print(f"{'target':<16}{'inputs':>8}{'read':>8}{'refused':>9}{'died':>6}{'wrong':>7}{'MiB more':>10}{'seconds':>9}", flush=True)
     for target in chosen:
         share = -(-told.inputs * target.share // parts)
         numbers = range(share) if told.only is None else range(told.only, told.only + 1)
@@ -47,10 +48,10 @@ def main() -> int:
         found, counts, grown = _target(target, numbers, told.seed)
         counts["wrong"] = len({f.number for f in found})
         counts["inputs"] = len(numbers)
-        columns = f"{counts['inputs']:>8}{counts['read']:>8}{counts['refused']:>9}{counts['wrong']:>7}"
+        columns = f"{counts['inputs']:>8}{counts['read']:>8}{counts['refused']:>9}{counts['died']:>6}{counts['wrong']:>7}"
         print(f"{target.name:<16}{columns}{grown:>10}{time.monotonic() - then:>9.1f}", flush=True)
         whole, findings = whole + counts, [*findings, *found]
-    columns = f"{whole['inputs']:>8}{whole['read']:>8}{whole['refused']:>9}{whole['wrong']:>7}"
+    columns = f"{whole['inputs']:>8}{whole['read']:>8}{whole['refused']:>9}{whole['died']:>6}{whole['wrong']:>7}"
     print(f"{'all':<16}{columns}{time.monotonic() - began:>19.1f}")
     for f in findings:
         print(json.dumps({"again": f"--seed {told.seed} --target '{f.target}' --only {f.number}", "wrong": f.wrong}))
@@ -84,14 +85,18 @@ def _target(target: Target, numbers: range, seed: int) -> tuple[list[Finding], C
                     _progress(target, at, numbers)
                 elif isinstance(said, Finding):
                     found.append(said)
-                elif isinstance(said, Counts):
-                    counts, grown = counts + Counter(read=said.read, refused=said.refused), max(grown, said.grown)
+                elif isinstance(said, Done):
+                    counts[said.outcome] += 1
+                    grown = max(grown, said.grown)
             child.join()
         if child.exitcode == 0:
             break
         if at < numbers[0]:
             raise RuntimeError(f"{target.name}: its valid files could not be made: {died or child.exitcode}")
-        found.append(Finding(target.name, at, died or f"the process died (exit code {child.exitcode})"))
+        if target.aborts and child.exitcode == -signal.SIGABRT:
+            counts["died"] += 1
+        else:
+            found.append(Finding(target.name, at, died or f"the process died (exit code {child.exitcode})"))
         numbers = range(at + 1, numbers.stop)
     return found, counts, grown
 

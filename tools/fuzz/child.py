@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,17 +28,17 @@ class Finding(NamedTuple):
     wrong: str
 
 
-class Counts(NamedTuple):
-    """Of the inputs so far: read without an error, refused with one of ours. grown: the most memory they took, MiB."""
+class Done(NamedTuple):
+    """An input is done with. outcome: read without an error, refused with one of ours, or wrong; grown: the most memory that was
+    taken so far, MiB."""
 
-    read: int
-    refused: int
+    outcome: str
     grown: int
 
 
 def run(target: Target, numbers: range, seed: int, place: Path, say: Callable[[Any], None]) -> None:
     """place: an empty folder; inputs are made in `place`/work from what lies in `place`/seed, and `place`/outside must stay as it
-    is, and unread. `say` is told the number of each input, every Finding, and Counts.
+    is, and unread. `say` is told the number of each input, every Finding, and that it is Done.
     """
     work, outside, seeds = (place / name for name in ("work", "outside", "seed"))
     for folder in (work, outside, seeds):
@@ -49,7 +48,7 @@ def run(target: Target, numbers: range, seed: int, place: Path, say: Callable[[A
     guard = Guard(work, outside)
     _read(target.make(made, _empty(work), random.Random(f"{target.name} warm")))  # imports, pools of threads
     limit_memory()
-    before, counts = _peak(), Counter[str]()
+    before = _peak()
     for number in numbers:
         say(number)
         read = target.make(made, _empty(work), random.Random(f"{target.name} {seed} {number}"))
@@ -61,8 +60,7 @@ def run(target: Target, numbers: range, seed: int, place: Path, say: Callable[[A
         for wrong in (why, *guard.seen, *(f"{name} was written" for name in changed), "over the time limit" if slow else ""):
             if wrong:
                 say(Finding(target.name, number, wrong))
-        counts[outcome] += 1
-    say(Counts(counts["read"], counts["refused"], _peak() - before))
+        say(Done(outcome, _peak() - before))
 
 
 def _peak() -> int:

@@ -203,6 +203,6 @@ TARGETS = (
     Target("json", 9, _nothing, _json),
     Target("folder", 3, _nothing, _folder),
     Target("published sets", 7, _nothing, _published),
-    Target("tables", 6, _table_seeds, _table),
+    Target("tables", 6, _table_seeds, _table, aborts=True),
     Target("figures", 4, _nothing, _figure),
 )

@@ -104,6 +104,6 @@ def _unfinished(_: Any, folder: Path, rng: random.Random) -> Read:
 
 
 TARGETS = (
-    Target("run", 3, _study, _run),
+    Target("run", 3, _study, _run, aborts=True),
     Target("unfinished run", 6, _nothing, _unfinished),
 )

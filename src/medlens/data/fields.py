@@ -89,16 +89,17 @@ def _regions(given: Mapping[str, Any], image: ImageLike, root: Path, where: str)
 
 def _file(root: Path, name: Any, where: str, field: str) -> Path:
     path = root / _text(name, where, field)
-    if not _is_file(path):
+    if not is_file(path):
         why = "is a link; links are not fetched" if "://" in str(name) else f"does not exist below {root.name}/"
         raise BadData(f"{where}: {field} {name} {why}")
     return path
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether it is one; a name that no file system takes is none."""
     try:
         return path.is_file()
-    except OSError:  # a name that no file system takes
+    except OSError:
         return False
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medlens.data.boxes import box_on
-from medlens.data.fields import Bad, closed_or_open, to_samples
+from medlens.data.fields import Bad, closed_or_open, is_file, to_samples
 from medlens.data.jsonlines import first_fields, records
 from medlens.data.masks import labels_of
 from medlens.data.parts import test_set
@@ -64,8 +64,8 @@ def _known(images: Path, language: str, regions: Any, record: dict[str, Any]) ->
 
 def _regions(names: dict[int, str], image: Path) -> tuple[Region, ...]:
     boxes, labels = image.with_name("detection.json"), image.with_name("mask.png")
-    found = _boxes(boxes, image) if boxes.is_file() else []
-    return (*found, *(labels_of(labels, names) if labels.is_file() else []))
+    found = _boxes(boxes, image) if is_file(boxes) else []
+    return (*found, *(labels_of(labels, names) if is_file(labels) else []))
 
 
 def _boxes(file: Path, image: Path) -> list[Region]:
