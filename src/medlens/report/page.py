@@ -26,6 +26,7 @@ from medlens.report.subgroups import fields_of
 from medlens.report.unit_words import unit_words
 from medlens.report.unknown import unknown
 from medlens.report.words import lens_words
+from medlens.viewer.embed import fragment
 
 OWN = ("phantom", "phantom slices")  # names of data that the phantom was made for
 SHOWN, STRIP = 60, 12  # samples with their picture, all are in the tables; pictures on the first screen
@@ -56,17 +57,24 @@ def render(run: store.Run, figures: Figures | None = None, live: Live | None = N
     figures = figures or Figures(run)
     environment = _environment()
     script = (Path(__file__).parent / "study" / "linked.js").read_text(encoding="utf-8")
+    viewer = None if live else fragment(run)
     context = {**_about(run, live), **_measured(run, figures), **_shown(run)}
     return environment.get_template("report.html.j2").render(
         **context,
         live=live,
-        style=Markup(environment.get_template("style.css").render(classes=Markup(STYLE))),
+        style=Markup(environment.get_template("style.css").render(classes=Markup(STYLE)) + (viewer.style if viewer else "")),
+        viewer=viewer and Markup(viewer.html),
         script=Markup(script),
-        script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hashes=Markup(" ".join([f"'{_digest(script)}'", *([viewer.script_hash] if viewer else [])])),
         glyphs=GLYPHS,
         null_words=NULLS,
         mib=2**20,
     )
+
+
+def _digest(script: str) -> str:
+    """Of a script that the page's policy lets run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _environment() -> jinja2.Environment:
