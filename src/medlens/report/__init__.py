@@ -11,6 +11,7 @@ import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.errors import BadRun
 from medlens.phantom.questions import is_phantom
 from medlens.report.charts import as_files
 from medlens.report.figures import Figures
@@ -50,27 +51,30 @@ def render(run: store.Run, figures: Figures | None = None) -> str:
     environment.filters["number"] = _number
     environment.filters["with_interval"] = _with_interval
     figures = figures or Figures(run)
-    return environment.get_template("report.html.j2").render(
-        manifest=run.manifest,
-        title=_title(run),
-        warnings=_warnings(run),
-        sections=figures.sections(),
-        fields=fields_of(run.rows),
-        lens=lens_of(run),
-        massive=massive(run.massive),
-        unit_words=unit_words(run),
-        lens_words=lens_words(run),
-        claims=verdicts(run.claims, figures.names),
-        nulls=sorted({protocol for protocol in run.rows["protocol"] if protocol.startswith("null: ")}),
-        intervals=run.rows.filter(pl.col("low").is_finite()).height > 0,
-        scores=_scores(run),
-        samples=_samples(run),
-        total=run.samples.height,
-        given=run.manifest["plan"]["answers"] == "given",
-        facts=_facts(run.manifest),
-        colours=COLOURS,
-        mib=2**20,
-    )
+    try:
+        return environment.get_template("report.html.j2").render(
+            manifest=run.manifest,
+            title=_title(run),
+            warnings=_warnings(run),
+            sections=figures.sections(),
+            fields=fields_of(run.rows),
+            lens=lens_of(run),
+            massive=massive(run.massive),
+            unit_words=unit_words(run),
+            lens_words=lens_words(run),
+            claims=verdicts(run.claims, figures.names),
+            nulls=sorted({protocol for protocol in run.rows["protocol"] if protocol.startswith("null: ")}),
+            intervals=run.rows.filter(pl.col("low").is_finite()).height > 0,
+            scores=_scores(run),
+            samples=_samples(run),
+            total=run.samples.height,
+            given=run.manifest["plan"]["answers"] == "given",
+            facts=_facts(run.manifest),
+            colours=COLOURS,
+            mib=2**20,
+        )
+    except jinja2.UndefinedError as e:
+        raise BadRun(f"{run.path}/manifest.json lacks what a report says: {e}") from e
 
 
 def _number(value: float | None) -> str:
