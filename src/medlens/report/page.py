@@ -13,6 +13,7 @@ import polars as pl
 from markupsafe import Markup
 
 from medlens import store
+from medlens.errors import BadRun
 from medlens.phantom.questions import is_phantom
 from medlens.report.album import Album
 from medlens.report.drawing import STYLE
@@ -59,17 +60,20 @@ def render(run: store.Run, figures: Figures | None = None, live: Live | None = N
     script = (Path(__file__).parent / "study" / "linked.js").read_text(encoding="utf-8")
     viewer = None if live else fragment(run)
     context = {**_about(run, live), **_measured(run, figures), **_shown(run)}
-    return environment.get_template("report.html.j2").render(
-        **context,
-        live=live,
-        style=Markup(environment.get_template("style.css").render(classes=Markup(STYLE)) + (viewer.style if viewer else "")),
-        viewer=viewer and Markup(viewer.html),
-        script=Markup(script),
-        script_hashes=Markup(" ".join([f"'{_digest(script)}'", *([viewer.script_hash] if viewer else [])])),
-        glyphs=GLYPHS,
-        null_words=NULLS,
-        mib=2**20,
-    )
+    try:
+        return environment.get_template("report.html.j2").render(
+            **context,
+            live=live,
+            style=Markup(environment.get_template("style.css").render(classes=Markup(STYLE)) + (viewer.style if viewer else "")),
+            viewer=viewer and Markup(viewer.html),
+            script=Markup(script),
+            script_hashes=Markup(" ".join([f"'{_digest(script)}'", *([viewer.script_hash] if viewer else [])])),
+            glyphs=GLYPHS,
+            null_words=NULLS,
+            mib=2**20,
+        )
+    except jinja2.UndefinedError as e:
+        raise BadRun(f"{run.path}/manifest.json lacks what a report says: {e}") from e
 
 
 def _digest(script: str) -> str:
