@@ -32,7 +32,7 @@ def faults(*arguments, **more):
 
 def test_a_few_faults():
     """Killed at random; and a disk that is full, somewhere between the first and the last write."""
-    ended = faults("killed", "disk_full", "--kills", "2", "--every", "30", "--samples", "2")
+    ended = faults("killed", "disk_full", "--kills", "2", "--every", "70", "--samples", "2")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.splitlines()[0].split()[:5] == ["killed", "at", "a", "random", "moment"]
     assert "wrong or lost: 0" in ended.stdout

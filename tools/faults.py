@@ -75,13 +75,18 @@ class Faults:
         yield self._mounted("file system read-only from the start", "size=64m,ro", 1)
 
     def _at_changes(self, kind: str, do: Callable[[], None], every: int = 0) -> Count:
-        count, every, code = Count(kind), every or self.every, 1
+        count, every, mark = Count(kind), every or self.every, self.bench.place / "struck"
         number = self.chance.randint(1, every)
-        while code:
-            code = self.bench.study(self.out, at_change(number, self.out.parent, do))
+        while True:  # until there are no more changes than so many
+            mark.unlink(missing_ok=True)
+            code = self.bench.study(self.out, at_change(number, self.out.parent, do, mark))
+            if not mark.exists():
+                clear(self.out.parent)
+                return count
+            if not code:
+                count.endings["borne"] += 1
             self.bench.judge(count, self.out, code)
             number += every
-        return count
 
     def disk_small(self) -> Iterator[Count]:
         """A file system of so many bytes, which is made larger afterwards: the writes themselves fail, wherever they are made."""

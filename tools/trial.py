@@ -31,7 +31,7 @@ from medlens.report import charts
 REFUSED = 2  # exit code of what medlens refuses in one line
 BUG = 1
 STUCK = 1000
-PATIENCE = 120  # seconds; a study takes a few
+PATIENCE = 600  # seconds; a study takes a few, with workers on a busy machine many
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")  # events of Python's audit hooks, beside files opened to be written
 
 Wrong = Callable[[], None]
@@ -188,8 +188,9 @@ def clear(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def at_change(number: int, folder: Path, do: Wrong) -> Wrong:
-    """A fault that strikes before the `number`-th change of a file below `folder`: opened to be written, renamed, taken away."""
+def at_change(number: int, folder: Path, do: Wrong, mark: Path) -> Wrong:
+    """A fault that strikes before the `number`-th change of a file below `folder`: opened to be written, renamed, taken away. mark:
+    a file elsewhere that says that it did."""
 
     def wrong() -> None:
         seen = 0
@@ -204,6 +205,7 @@ def at_change(number: int, folder: Path, do: Wrong) -> Wrong:
             ):
                 seen += 1
                 if seen == number:
+                    mark.touch()
                     do()
 
         sys.addaudithook(hook)
