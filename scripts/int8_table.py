@@ -21,6 +21,7 @@ SHOWN = (
 
 def main(first: str, other: str) -> None:
     found = medlens.compare([first, other])
+    assert isinstance(found, medlens.Comparison)  # studies, not runs of reliance
     rows = found.summary.filter(protocol="sound")
     for measure, tokens in SHOWN:
         row = rows.filter(pl.col("measure") == measure, pl.col("tokens") == tokens).row(0, named=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import medlens
 from medlens.lens_page.pictures import patches
-from medlens.lens_page.svg import as_png
 from medlens.plan import Plan
+from medlens.svg import as_png
 
 PICTURES = Path("docs/pictures")
 BLOCK = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 
 def command(
@@ -58,7 +58,7 @@ def command(
     if checkpoint["why"]:
         print(f"medlens: no checkpoint was written: {checkpoint['why']}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"run": str(run.path), "report": str(run.report), "said": said(run), "chosen": found.to_dicts()}))
+        say({"run": run.path, "report": run.report, "said": said(run), "chosen": found.to_dicts()})
         return
     told = ["how", "rule", "blocks", "kept", "low", "high", "best_random", "accuracy", "kl", "follows", "parameters", "seconds"]
     table(found.select(told), "what is kept without some blocks", width=150)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 
 def command(
@@ -20,4 +20,7 @@ def command(
     from medlens.report.again import make_report
 
     page = make_report(run)
-    print(json.dumps({"report": str(page), "bytes": page.stat().st_size}) if as_json else f"report: {page}")
+    if as_json:
+        say({"report": page, "bytes": page.stat().st_size})
+    else:
+        print(f"report: {page}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from medlens.cli import options
+from medlens.cli.result import say
 
 
 def command(
@@ -52,7 +52,7 @@ def command(
     for line in run.manifest["data"]["skipped"]:
         print(f"medlens: left out: {line}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"run": str(run.path), "report": str(run.report), "thinned": run.thinned.to_dicts()}))
+        say({"run": run.path, "report": run.report, "thinned": run.thinned.to_dicts()})
         return
     table(run.thinned.select("what", "by", "share", "kept", "low", "high", "correct"), "answers kept", width=100)
     for line in sentences(run.thinned):
