@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from medlens.errors import BadInput
+from medlens.errors import BadImage, BadInput
 from medlens.picture import opened
 
 SHOWN = 256  # pixels of a picture in a notebook
@@ -181,12 +180,14 @@ def _opened(image: ImageLike) -> Image.Image | None:
     """A small copy without anything but its pixels; None of what is no plain picture, or cannot be opened."""
     if isinstance(image, Windowed):
         return None
+    if isinstance(image, Renamed):
+        return _opened(image.image)
     if isinstance(image, Image.Image):
         return _small(image.copy())
     try:
-        with Image.open(BytesIO(image.data) if isinstance(image, Embedded) else image) as opened:
-            return _small(opened)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        with opened(image.data if isinstance(image, Embedded) else Path(image), "the image") as picture:
+            return _small(picture)
+    except BadImage:
         return None
 
 
