@@ -37,6 +37,10 @@ class BadRun(MedlensError):
     """A run folder that is missing, damaged, or belongs to another study."""
 
 
+class OldRun(BadRun):
+    """A table of a run has other columns than this medlens writes."""
+
+
 class CannotWrite(MedlensError):
     """A file that could not be written (full disk, read-only folder). What was begun has been removed."""
 

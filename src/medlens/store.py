@@ -14,7 +14,7 @@ import polars as pl
 from PIL import Image
 
 from medlens import display
-from medlens.errors import BadRun, CannotWrite
+from medlens.errors import BadRun, CannotWrite, OldRun
 from medlens.jsontext import parse
 from medlens.tables import TABLES as TABLES
 
@@ -33,11 +33,11 @@ def _table(name: str, words: str) -> cached_property[pl.DataFrame]:
             raise BadRun(f"{run.path}/{name}.parquet is missing or damaged") from e
         for column, kind in TABLES[name].items():
             if column not in frame.columns:
-                raise BadRun(
+                raise OldRun(
                     f"{run.path}/{name}.parquet has no column {column}: an older medlens wrote it; repeat the run with this one"
                 )
             if frame.schema[column] != kind:
-                raise BadRun(f"{run.path}/{name}.parquet: column {column} is of another type than a run's; repeat the run")
+                raise OldRun(f"{run.path}/{name}.parquet: column {column} is of another type than a run's; repeat the run")
         return frame
 
     read.__doc__ = words

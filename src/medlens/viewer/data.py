@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from medlens import store
-from medlens.errors import BadRun
+from medlens.errors import BadRun, OldRun
 from medlens.store import Run
 from medlens.viewer import packing
 from medlens.viewer.pictures import data_url
@@ -232,7 +232,11 @@ class Shown:
 
     def _fits(self, name: str) -> bool:
         """Whether a table has the columns by contract."""
-        return store.TABLES[name].keys() <= set(getattr(self.run, name).columns)
+        try:
+            getattr(self.run, name)
+        except OldRun:
+            return False
+        return True
 
     def _table(self, name: str) -> pl.DataFrame | None:
         """None where the run lacks it, or has it with other columns."""
