@@ -47,7 +47,8 @@ class Unfinished:
     def progress(self) -> dict[str, Any]:
         """What was noted when the last block was finished; empty before that, and where it cannot be read."""
         with suppress(FileNotFoundError, ValueError):
-            return parse((self.folder / PROGRESS).read_text(encoding="utf-8"))
+            told = parse((self.folder / PROGRESS).read_text(encoding="utf-8"))
+            return told if isinstance(told, dict) else {}
         return {}
 
     def note(self, progress: Mapping[str, Any]) -> None:
