@@ -34,7 +34,7 @@ def _numbers(told: Any) -> Iterator[tuple[str, int]]:
     while left:
         found = left.pop()
         for key, value in found.items() if isinstance(found, dict) else ():
-            of_none = key == "hidden_size" and "text_config" in found  # PaliGemma's: its parts have sizes of their own
+            of_none = key in SIDES and "text_config" in found  # PaliGemma's: its parts have sizes of their own
             if isinstance(value, int) and not of_none:
                 yield key, value
         left += found.values() if isinstance(found, dict) else found if isinstance(found, list) else []
