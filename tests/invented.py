@@ -44,7 +44,8 @@ def invented(run, folder: Path) -> Path:
 
 def maps(folder: Path) -> None:
     """Two samples with maps: one trusted, one not, one that is not there; and methods by how well they lie on what is there."""
-    first, second = pl.read_parquet(folder / "samples.parquet")["sample"].to_list()[:2]
+    names = pl.read_parquet(folder / "samples.parquet")["sample"].to_list()
+    first, second = names[0], names[-1]
     (folder / "maps").mkdir(exist_ok=True)
     Image.new("RGB", (40, 30), (200, 40, 40)).save(folder / "maps" / "000.png")
     Image.new("RGB", (9, 9)).save(folder.parent / "secret.png")
@@ -66,14 +67,15 @@ def maps(folder: Path) -> None:
 def words(folder: Path) -> None:
     """Tokens of a hostile tokenizer."""
     for name, column in (("lens", pl.lit([HOSTILE] * 5).alias("words")), ("lens_words", pl.lit(HOSTILE).alias("word"))):
-        pl.read_parquet(folder / f"{name}.parquet").with_columns(column).write_parquet(folder / f"{name}.parquet")
+        if (path := folder / f"{name}.parquet").exists():  # a run by hand has none
+            pl.read_parquet(path).with_columns(column).write_parquet(path)
 
 
 def manifest(folder: Path) -> None:
     """A model and data of hostile names."""
     path = folder / "manifest.json"
     told = json.loads(path.read_text())
-    told["model"]["name"] = told["data"]["name"] = told["machine"]["system"] = HOSTILE
+    told["model"]["name"] = told["data"]["name"] = told.setdefault("machine", {})["system"] = HOSTILE
     told["data"]["skipped"] = [HOSTILE]
     told["command"] = f"medlens study $MODEL $DATA --claim '{HOSTILE}' --out RUN"
     path.write_text(json.dumps(told))

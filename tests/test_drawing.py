@@ -86,3 +86,8 @@ def test_every_colour_is_in_both_styles():
     assert not set(PALETTE) & set(COLOURS.values())
     for colour in ("image", "text", "answer"):
         assert f"--{colour}: {COLOURS[colour]}" in light
+
+
+def test_a_line_that_hardly_varies_has_an_axis():
+    assert len(set(ticks(0.3, 0.3 + 5e-17))) <= 1
+    assert len(set(ticks(0.3, 0.3 + 1e-9))) > 1

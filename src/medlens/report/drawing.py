@@ -90,8 +90,8 @@ def _svg(lines: Sequence[Line], ends: list[tuple[str, float, str]], place: _Plac
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers between low and high: steps of 1, 2 or 5 times a power of ten."""
-    raw = (high - low) / most
+    """Round numbers between low and high: steps of 1, 2 or 5 times a power of ten, none finer than what a number can tell apart."""
+    raw = max(high - low, 1e-12 * max(abs(low), abs(high), 1e-9)) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
     return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
