@@ -6,6 +6,7 @@ Nothing of the header leaves this file but the picture: not in names, and not in
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ from PIL import Image
 from medlens.data.sizes import check_size
 from medlens.errors import BadImage, BadInput
 from medlens.types import ImageLike, Sample, Windowed
+
+META = 128 + 4 + 12  # bytes in front of what FileMetaInformationGroupLength counts: preamble, DICM, and that element
+INFLATED, PIECE = 256 * 2**20, 2**20
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -83,14 +87,29 @@ def read_dicom(path: Path, what: str) -> Dataset:
     except ImportError as e:
         raise BadImage(f"{what} is a DICOM file; reading it needs pydicom: pip install 'medlens[dicom]'") from e
     try:
-        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:  # a kilobyte may become a gigabyte
-            raise BadImage(f"{what} is deflated as a whole, which hides its size; save it with another transfer syntax")
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            _check_inflated(path, META + meta.FileMetaInformationGroupLength, what)
         data = dcmread(path)
     except InvalidDicomError as e:
         raise BadImage(f"{what} is not a DICOM file, whatever its name says (no DICM after its preamble)") from e
     if not any(name in data for name in PIXELS):
         raise BadImage(f"{what} is a DICOM file without pixel data (a report, a plan, an index?)")
     return data
+
+
+def _check_inflated(path: Path, begin: int, what: str) -> None:
+    """Raises BadImage for a file, deflated from byte `begin` on, that would become larger than INFLATED: of a bomb, a kilobyte becomes
+    a megabyte."""
+    inflating, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with path.open("rb") as file:
+        file.seek(begin)
+        while waiting := inflating.unconsumed_tail or file.read(PIECE):
+            total += len(inflating.decompress(waiting, PIECE))
+            if total > INFLATED:
+                raise BadImage(
+                    f"{what} becomes larger than {INFLATED >> 20} MiB when it is inflated; save it with another transfer syntax"
+                )
 
 
 def stored_pixels(data: Dataset, frame: int, what: str) -> np.ndarray:
