@@ -327,7 +327,7 @@ def test_what_a_killed_study_left_was_changed(tmp_path, text):
         (tmp_path / name).write_text(text)
     (tmp_path / "answers.jsonl").write_text(text + "\n")
     work = Unfinished(tmp_path, tmp_path)
-    with pytest.raises(BadRun, match="is damaged|another study"):
+    with pytest.raises(BadRun, match=r"is damaged|another study"):
         refuse_another(tmp_path, {"plan": "a"})
     assert work.progress == {}  # the walk begins again
     assert work.answers() == []

@@ -18,11 +18,11 @@ from medlens.data.sizes import check_size
 from medlens.errors import BadImage, BadInput
 from medlens.types import ImageLike, Sample, Windowed
 
-META = 128 + 4 + 12  # bytes in front of what FileMetaInformationGroupLength counts: preamble, DICM, and that element
-INFLATED, PIECE = 256 * 2**20, 2**20
-
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+META = 128 + 4 + 12  # bytes in front of what FileMetaInformationGroupLength counts: preamble, DICM, and that element
+INFLATED, PIECE = 256 * 2**20, 2**20
 
 SUFFIXES = (".dcm", ".dicom")
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -99,8 +99,8 @@ def read_dicom(path: Path, what: str) -> Dataset:
 
 
 def _check_inflated(path: Path, begin: int, what: str) -> None:
-    """Raises BadImage for a file, deflated from byte `begin` on, that would become larger than INFLATED: of a bomb, a kilobyte becomes
-    a megabyte."""
+    """Raises BadImage for a file, deflated from byte `begin` on, that would become larger than INFLATED: of a bomb, a kilobyte
+    becomes a megabyte."""
     inflating, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
     with path.open("rb") as file:
         file.seek(begin)
