@@ -17,7 +17,7 @@ import sbom
 from medlens.phantom.train import RECIPES
 
 ROOT = Path(__file__).parent.parent
-KINDS = {".py", ".j2", ".jinja", ".json", ".md", ".txt", ".safetensors", ".css", ".js", ".svg", ".html", ".typed"}
+KINDS = {".bib", ".py", ".j2", ".jinja", ".json", ".md", ".txt", ".safetensors", ".css", ".js", ".svg", ".html", ".typed"}
 LARGEST = 25 * 2**20  # bytes of the wheel; three phantoms are nearly all of it
 
 

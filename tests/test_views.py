@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import medlens
-from medlens import _tokens, _views, hooks
+from medlens import _explain, _tokens, _views, hooks
 from medlens._explain import explain
 from medlens.errors import BadInput, BadModel
 from medlens.measures.sinks import TIMES, sinks
@@ -21,6 +21,15 @@ from medlens.walk.forward import forward, prepare
 
 MAPS = True
 PLAN = Plan(limit=12, instruments=("tokens", "maps"), lens_images=2, map_images=1, seed=5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_methods():
+    """A card costs hundreds of walks a map; what is tested here is that it comes into the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_explain, "METHODS", ("relevance",))
+        patch.setattr(_explain, "COVERED", "gradcam_attention")
+        yield
 
 
 @pytest.fixture(scope="module")
