@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import medlens
+from blank import Blank
 from medlens import _views
 from medlens.plan import Plan
 from medlens.report import charts
@@ -30,18 +31,6 @@ def _charts(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "vl_convert", Blank)
         yield
-
-
-class Blank:
-    """In the place of what draws charts."""
-
-    @staticmethod
-    def vegalite_to_svg(chart):
-        return '<svg viewBox="0 0 1 1" width="1" height="1"></svg>'
-
-    @staticmethod
-    def svg_to_png(svg, scale=1):
-        return b"no picture"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 import medlens
-from conftest import Blank
+from blank import Blank
 from invented import invented
 from medlens.plan import Plan
 from medlens.report import charts, render

@@ -54,14 +54,14 @@ print("IMPORTED", [m for m in {heavy!r}.split() if m in sys.modules])
 
 
 def test_study_then_again_then_another(tmp_path):
-    first = medlens("study", "--limit", 5, "--out", "run", "--json", cwd=tmp_path)
+    first = medlens("study", "--limit", 5, "--map-images", 0, "--out", "run", "--json", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     said = json.loads(first.stdout)
     assert said["samples"] == 5
     assert said["skipped"] == []
     assert (tmp_path / said["report"]).is_file()
     assert "plan: 5 samples on 2 images" in first.stderr.replace("\n", " ")
-    again = medlens("study", "--limit", 5, "--out", "run", cwd=tmp_path)
+    again = medlens("study", "--limit", 5, "--map-images", 0, "--out", "run", cwd=tmp_path)
     assert again.returncode == 0
     assert "nothing to do" in again.stderr
     assert again.stdout.strip() == "report: run/report.html"
@@ -108,7 +108,10 @@ def test_bad_input_is_one_line(data, arguments, says):
 def test_stopped_in_the_middle(tmp_path, number, code):
     """By Ctrl-C, or by a scheduler: a line, and at most what the same command goes on from."""
     child = subprocess.Popen(
-        [*COMMAND, "study", "--limit", "400", "--out", "runs/x"], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        [*COMMAND, "study", "--limit", "400", "--map-images", "0", "--out", "runs/x"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
     )
     time.sleep(9)
     child.send_signal(number)
@@ -128,7 +131,7 @@ def test_a_bug_of_ours_is_one_line_too(tmp_path):
 
 
 def test_skip_bad_goes_on_and_lists(data):
-    done = medlens("study", "phantom", "d.csv", "--skip-bad", "--out", "run", cwd=data)
+    done = medlens("study", "phantom", "d.csv", "--skip-bad", "--map-images", 0, "--out", "run", cwd=data)
     assert done.returncode == 0, done.stderr
     assert "left out: d.csv line 4" in done.stderr
     assert "left out: sample 0002: image dot.png has 1 x 1 pixels" in done.stderr

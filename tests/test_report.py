@@ -11,7 +11,7 @@ from markupsafe import escape
 from PIL import Image
 
 import medlens
-from conftest import Blank
+from blank import Blank
 from invented import HOSTILE as SCRIPT
 from medlens.plan import Plan
 from medlens.report import charts, render

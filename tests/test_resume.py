@@ -243,7 +243,17 @@ def test_a_budget_that_is_too_small(tmp_path):
 # ---- a process that is really killed
 
 KILLS = 5
-COMMAND = [str(Path(sys.executable).parent / "medlens"), "study", "phantom", "phantom", "--limit", "8", "--out"]
+COMMAND = [
+    str(Path(sys.executable).parent / "medlens"),
+    "study",
+    "phantom",
+    "phantom",
+    "--limit",
+    "8",
+    "--map-images",
+    "0",
+    "--out",
+]
 
 
 @pytest.mark.slow
