@@ -108,7 +108,7 @@ def test_what_slips_in_does_not_run(run, tmp_path, visit):
 def test_printed_it_needs_no_screen(run, visit):
     page, _, _ = visit(run.report)
     page.emulate_media(media="print")
-    assert page.locator(".bar").is_hidden()
+    assert page.locator("section.bar").is_hidden()
     assert page.locator("svg[role=img]").first.is_visible()
 
 
