@@ -38,7 +38,7 @@ study: .venv/.installed
 	@.venv/bin/medlens study --out $(OUT)
 
 test: .venv/.dev
-	@.venv/bin/python -m pytest -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
 
 check: .venv/.dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/pyright

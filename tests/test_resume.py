@@ -242,7 +242,7 @@ def test_a_budget_that_is_too_small(tmp_path):
 
 # ---- a process that is really killed
 
-KILLS = 5
+KILLS = 3
 COMMAND = [
     str(Path(sys.executable).parent / "medlens"),
     "study",
