@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import http.client
-import importlib
 import sys
 import tempfile
 import threading
@@ -30,6 +29,8 @@ import medlens
 from medlens import unfinished
 from medlens.budget import Meter, anonymous_memory, readable
 from medlens.plan import Plan
+from medlens.viewer.data import open_shown
+from medlens.viewer.server import Server
 
 WORDS = 650  # tokens of a sample as LLaVA-Med reads it: 576 of the image
 IMAGE = 576
@@ -155,7 +156,7 @@ class Stops:
 
 def deep(count: int) -> medlens.Model:
     """A LLaVA of random weights with so many blocks, and the phantom's vocabulary and tower."""
-    from transformers import LlavaForConditionalGeneration
+    from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 
     from medlens.phantom.train import blank_model, blank_processor
 
@@ -168,13 +169,8 @@ def deep(count: int) -> medlens.Model:
 
 def readers(asked: argparse.Namespace, place: Path) -> None:
     """Each of 50 readers asks for the page and for so many samples, one after the other."""
-    try:
-        data, served = (importlib.import_module(f"medlens.viewer.{name}") for name in ("data", "server"))
-    except ImportError:
-        print("readers: left out, as this medlens has no viewer")
-        return
     medlens.study("phantom", "phantom", Plan(limit=asked.samples), place / "run")
-    with served.Server([data.open_shown(place / "run")]) as server, Meter() as meter:
+    with Server([open_shown(place / "run")]) as server, Meter() as meter:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         began = time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(asked.readers) as pool:
