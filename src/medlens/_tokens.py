@@ -15,11 +15,10 @@ from medlens.errors import BadModel
 from medlens.measures.sinks import sinks
 from medlens.models import Model
 from medlens.models.registration import boxes
-from medlens.models.unembedding import Unembedding
 from medlens.walk.cases import Case, Prompt, cases
 from medlens.walk.forward import steps
 from medlens.walk.room import Room
-from medlens.walk.units import Names, part_of
+from medlens.walk.units import Names, part_of, words_written
 
 UNITS = 5  # that are kept, of each token in each block
 WORDS = 8  # that a unit raises most, and lowers most
@@ -123,14 +122,6 @@ def _writes(model: Model, units: set[tuple[int, int]]) -> list[Record]:
     found: list[Record] = []
     for block in sorted({b for b, _ in units}):
         numbers = sorted(u for b, u in units if b == block)
-        with model.here(block, "norm", "head"), torch.no_grad():
-            columns = part_of(model, model.blocks[block], Names().down).weight.detach()[:, numbers]
-            scores = torch.cat([rows @ columns for _, rows in Unembedding(model).rows(folded=True)]).float()
-        k = min(WORDS, len(scores))
-        most, least = (sign.topk(k, dim=0).indices.T.tolist() for sign in (scores, -scores))
-        say = model.tokenizer.convert_ids_to_tokens
-        found += [
-            {"layer": block, "unit": unit, "raises": say(up), "lowers": say(down)}
-            for unit, up, down in zip(numbers, most, least, strict=True)
-        ]
+        said = words_written(model, block, numbers, WORDS)
+        found += [{"layer": block, "unit": u, "raises": up, "lowers": down} for u, (up, down) in zip(numbers, said, strict=True)]
     return found

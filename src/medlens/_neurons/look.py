@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from medlens import hooks
 from medlens.measures.overlap import best_iou, iou
 from medlens.models.base import Model
 from medlens.models.frame import covered
-from medlens.models.unembedding import Unembedding
 from medlens.stats.intervals import Interval, jackknife
 from medlens.types import Value
 from medlens.walk.cases import Prompt, cases
 from medlens.walk.forward import walk
 from medlens.walk.intervene import Unit, by_block, units_noted
-from medlens.walk.units import Names, part_of
+from medlens.walk.units import Names, part_of, words_written
 
 WRITTEN = 10  # words that a unit raises most, and lowers most
 QUANTILES = (0.9, 0.95, 0.98, 0.99, 0.995)  # of a unit's activations at patches: from which on a patch is in its mask
@@ -38,12 +36,8 @@ class Seen(NamedTuple):
 def written(model: Model, unit: Unit, names: Names) -> dict[str, list[str]]:
     """The words that a unit raises most when it is on, and lowers most, with the final norm's weight folded in."""
     block, number = unit
-    with model.here(block, "norm", "head"), torch.no_grad():
-        column = part_of(model, model.blocks[block], names.down).weight.detach()[:, number]
-        scores = torch.cat([rows @ column for _, rows in Unembedding(model).rows(folded=True)]).float()
-    k = min(WRITTEN, len(scores))
-    most, least = scores.topk(k).indices.tolist(), (-scores).topk(k).indices.tolist()
-    return {name: model.tokenizer.convert_ids_to_tokens(ids) for name, ids in (("raises", most), ("lowers", least))}
+    [(most, least)] = words_written(model, block, [number], WRITTEN, names)
+    return {"raises": most, "lowers": least}
 
 
 def seen(

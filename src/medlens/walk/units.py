@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from medlens import hooks
 from medlens.errors import BadModel
 from medlens.models.base import Model
+from medlens.models.unembedding import Unembedding
 from medlens.walk.cases import Case
 from medlens.walk.intervene import DOWN
 from medlens.walk.reverse import Traced
@@ -58,6 +60,19 @@ class UnitTracer:
     def written(self, block: int) -> Tensor:
         """What each unit of a block writes, (units, d) as rows. Of a streamed model, the block must be in memory."""
         return part_of(self.model, self.model.blocks[block], self.names.down).weight.detach().T
+
+
+def words_written(
+    model: Model, block: int, units: Sequence[int], count: int, names: Names = Names()  # noqa: B008
+) -> list[tuple[list[str], list[str]]]:  # fmt: skip
+    """Of each unit of a block so many words that it raises most when it is on, and that it lowers most: its column against the
+    head, with the final norm's weight folded in (Geva et al. 2022)."""
+    with model.here(block, "norm", "head"), torch.no_grad():
+        columns = part_of(model, model.blocks[block], names.down).weight.detach()[:, list(units)]
+        scores = torch.cat([rows @ columns for _, rows in Unembedding(model).rows(folded=True)]).float()
+    k, say = min(count, len(scores)), model.tokenizer.convert_ids_to_tokens
+    most, least = (each.topk(k, dim=0).indices.T.tolist() for each in (scores, -scores))
+    return [(say(up), say(down)) for up, down in zip(most, least, strict=True)]
 
 
 def check_names(model: Model, names: Names = Names()) -> None:  # noqa: B008
