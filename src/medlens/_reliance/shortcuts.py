@@ -69,7 +69,7 @@ def written(sample: Sample, seed: int) -> Written | None:
 
 def looks_written(grey: np.ndarray) -> np.ndarray:
     """(height, width) bool: white components of a mark's size that lie near an edge."""
-    labels, count = ndimage.label(grey >= WHITE, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    labels, count = ndimage.label(grey >= WHITE, np.ones((3, 3)))
     found = np.zeros(grey.shape, bool)
     for k in range(1, count + 1):
         own = labels == k

@@ -16,7 +16,7 @@ def may_hold_text(grey: np.ndarray) -> bool:
     grey: (height, width) uint8. A look, no reader: it misses what is grey, black, slanted or written by hand, and takes a row of
     bright small things (sutures, contrast in vessels) for text.
     """
-    labels, _ = ndimage.label(grey >= WHITE, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    labels, _ = ndimage.label(grey >= WHITE, np.ones((3, 3)))
     letters = []
     for rows, columns in ndimage.find_objects(labels):
         height, width = rows.stop - rows.start, columns.stop - columns.start

@@ -26,4 +26,4 @@ def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
     """Spearman's, of two maps; 0 where one of them says nothing (is the same everywhere)."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
-    return float(spearmanr(one, other).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+    return float(spearmanr(one, other).statistic)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
-from scipy.linalg.lapack import dpstrf  # pyright: ignore[reportAttributeAccessIssue]
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from medlens.stats.scatter import add_gram

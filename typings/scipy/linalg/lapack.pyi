@@ -1,0 +1,3 @@
+import numpy as np
+
+def dpstrf(a: np.ndarray, tol: float, lower: int) -> tuple[np.ndarray, np.ndarray, int, int]: ...
