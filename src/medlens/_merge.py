@@ -5,7 +5,6 @@ Each leaves a folder `NAME.shards/3-of-16` with its answers, its parts (see `_sh
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,10 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from medlens import _record, _views, _words, claims, store
-from medlens._forecast import foresee
+from medlens._forecast import Forecast, foresee
 from medlens._instruments import instruments_for
 from medlens._nulls import refuse_walked_nulls
 from medlens._prepare import Nobody, Prepared, Watcher, prepare
@@ -67,8 +64,8 @@ def study_shard(
                 forecast = foresee(prepared.model, prepared.intake, prepared.prompts, laid, plan, besides)
                 watcher.planned(forecast)
                 _do(prepared, number, of, folder, watcher)
-                about = _manifest(prepared, number, of, meter.peak)
-                store.write_manifest(folder, about | {"forecast": forecast.as_dict()})
+                said = prepared.manifest(prepared.identity, {}, meter.peak)
+                store.write_manifest(folder, said | _told(prepared, number, of, forecast))
     return folder
 
 
@@ -98,18 +95,10 @@ def _do(prepared: Prepared, number: int, of: int, folder: Path, watcher: Watcher
     _record.write_tables(folder, prepared.intake, [said.get(sample.id) for sample in prepared.intake.samples])
 
 
-def _manifest(prepared: Prepared, number: int, of: int, peak: int) -> dict[str, Any]:
-    return {
-        "identity": prepared.identity,
-        "key": prepared.key,
-        **_record.describe_machine(),
-        "share": [number, of],
-        "peak_memory": peak,
-        "command": _record.command_line(prepared.model.name, prepared.data_name, prepared.plan),
-        "plan": _record.public_plan(prepared.plan),
-        "model": _record.describe_model(prepared.model, prepared.identity["weights"]),
-        "data": _record.describe_data(prepared.data_name, prepared.intake, prepared.unread),
-    }
+def _told(prepared: Prepared, number: int, of: int, forecast: Forecast) -> dict[str, Any]:
+    """What the manifest of a share says beside what all say."""
+    command = _record.command_line(prepared.model.name, prepared.data_name, prepared.plan)
+    return {"share": [number, of], "command": command, "forecast": forecast.as_dict()}
 
 
 def merge(out: str | Path, *, watcher: Watcher | None = None) -> store.Run:
@@ -151,7 +140,7 @@ def _shares(parent: Path) -> tuple[list[Path], dict[str, Any]]:
     for number in range(1, of + 1):
         if not (parent / f"{number}-of-{of}" / "manifest.json").exists():
             raise BadRun(f"share {number} of {of} is not done: medlens study ... --shard {number}/{of}")
-    manifests = [json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in found]
+    manifests = [store.open_run(folder).manifest for folder in found]
     for folder, manifest in zip(found, manifests, strict=True):
         _check_same(folder, manifest, manifests[0], of)
     return found, manifests[0]
@@ -166,6 +155,7 @@ def _check_same(folder: Path, manifest: Mapping[str, Any], first: Mapping[str, A
 
 def _answers(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """Of all shares, in the order of the samples."""
-    said = {a["sample"]: a for folder in folders for a in pl.read_parquet(folder / "answers.parquet").to_dicts()}
-    asked = pl.read_parquet(folders[0] / "samples.parquet")["sample"].to_list()
+    runs = [store.open_run(folder) for folder in folders]
+    said = {a["sample"]: a for run in runs for a in run.answers.to_dicts()}
+    asked = runs[0].samples["sample"].to_list()
     return [said[sample] for sample in asked if sample in said]

@@ -253,18 +253,9 @@ def _in_order(prepared: Prepared, of_shares: list[list[Answer]]) -> list[Answer 
 
 
 def _manifest(prepared: Prepared, forecast: Forecast, seconds: dict[str, float], peak: int) -> dict[str, Any]:
-    return {
-        "key": prepared.key,
-        "identity": prepared.identity,
-        **_record.describe_machine(),
-        "peak_memory": peak,
-        "command": _record.command_line(prepared.model.name, prepared.data_name, prepared.plan),
-        "plan": _record.public_plan(prepared.plan),
-        "model": _record.describe_model(prepared.model, prepared.identity["weights"]),
-        "data": _record.describe_data(prepared.data_name, prepared.intake, prepared.unread),
-        "forecast": forecast.as_dict(),
-        "seconds": {phase: round(s, 2) for phase, s in seconds.items()},
-    }
+    said = prepared.manifest(prepared.identity, {phase: round(s, 2) for phase, s in seconds.items()}, peak)
+    command = _record.command_line(prepared.model.name, prepared.data_name, prepared.plan)
+    return said | {"command": command, "forecast": forecast.as_dict()}
 
 
 def _scratch(out: Path, plan: Plan) -> Path:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from medlens import display
 from medlens.errors import BadRun, CannotWrite, OldRun
-from medlens.jsontext import parse
+from medlens.manifest import Told, read_manifest
 from medlens.tables import TABLES as TABLES
 
 STATES = "states.safetensors"  # a few rows of every state
@@ -93,18 +93,17 @@ class Run:
         return f"Run({str(self.path)!r}: {self.manifest['model']['name']}, {self.samples.height} samples, {self.rows.height} rows)"
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """Plan, model, data, versions, machine, timings."""
+    def manifest(self) -> Told:
+        """Plan, model, data, versions, machine, timings. What it does not say is BadRun to ask for."""
         try:
-            manifest = parse((self.path / "manifest.json").read_text(encoding="utf-8"))
+            told = read_manifest((self.path / "manifest.json").read_text(encoding="utf-8"))
         except OSError as e:
             raise BadRun(f"{self.path} is not a run: it holds no manifest.json that can be read") from e
         except ValueError as e:
             raise BadRun(f"{self.path}/manifest.json is damaged: {e}") from e
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            got = manifest.get("format") if isinstance(manifest, dict) else manifest
+        if (got := told.get("format")) != FORMAT:
             raise BadRun(f"{self.path} is a run of format {got}; this medlens reads format {FORMAT}: repeat the study")
-        return manifest
+        return told
 
     def _repr_html_(self) -> str:
         """For a notebook: what was studied, tables with their heights, where the report is, the first pictures."""

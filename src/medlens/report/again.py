@@ -10,7 +10,14 @@ from medlens.errors import BadRun
 from medlens.report import live
 from medlens.report.page import render
 
-PAGES = {"neurons": "write_neurons", "reliance": "write_reliance", "benchmark": "write_benchmark"}  # of other commands
+PAGES = {  # of other commands, by what their manifests hold: where they are written
+    "neurons": "neurons.write_neurons",
+    "reliance": "reliance.write_reliance",
+    "benchmark": "benchmark.write_benchmark",
+    "prune": "pruned.write_pruned",
+    "thin": "thin.write_thin",
+    "probe": "probes.write_probes",
+}
 
 
 def make_report(run: str | Path) -> Path:
@@ -26,7 +33,8 @@ def make_report(run: str | Path) -> Path:
     opened = store.open_run(folder)
     store.check_place(folder, "RUN")
     if kind := next((kind for kind in PAGES if kind in opened.manifest), None):
-        getattr(import_module(f"medlens.report.{kind}"), PAGES[kind])(folder)
+        module, _, write = PAGES[kind].partition(".")
+        getattr(import_module(f"medlens.report.{module}"), write)(folder)
         return opened.report
     if "forecast" not in opened.manifest:
         raise BadRun(f"{folder} is no study, and its page is not made from tables alone: repeat the command that made it")
