@@ -210,6 +210,24 @@ OTHERS = {
         },
         {"leaderboard-0": 1, "layers-0": 2},
     ),
+    "prune": (
+        {"prune": {}},
+        {
+            "pruned": [
+                {**POINT, "rule": rule, "how": how, "budget": b, "blocks": [1], "chosen": rule == "search", "kept": 0.9,
+                 "parameters": 9}
+                for rule, how, b in (("none", "whole", 0.0), ("search", "drop", 0.5), ("search", "linear", 0.5),
+                                     ("random", "drop", 0.5), ("magnitude", "drop", 0.5), ("magnitude", "linear", 0.5))
+            ],
+        },
+        {"pruned-kept": 5},
+    ),
+    "thin": (
+        {"thin": {"draws": 1}},
+        {"thinned": [{**POINT, "what": what, "by": by, "share": 0.5, "kept": 0.9}
+                     for what in ("dropped", "units") for by in ("attention", "random")]},
+        {"thinned": 4},
+    ),
 }  # fmt: skip
 
 
@@ -221,6 +239,14 @@ def test_charts_of_tables(kind, tmp_path):
     assert {figure.name: figure.rows.height for figure in found} == expected
     first = found[0]
     assert styles.drawn(_figures._together(first), styles.STYLES["nature"]).letters == pytest.approx(6, abs=1)
+
+
+def test_names_that_no_file_system_tells_apart_stay_two(tmp_path):
+    """Of tags of the data: `Body part` and `body_part`."""
+    groups = [row for tag in ("Body part", "body_part") for row in curve(ALIKE, group=f"{tag}=lung")]
+    run = written(tmp_path / "run", rows=[*curve(ALIKE), *groups])
+    names = list(_figures._by_name(_figures._of(run)))
+    assert [name for name in names if "-by-" in name] == ["anisotropy-by-Body_part", "anisotropy-by-body_part-2"]
 
 
 def test_maps_of_one_sample(phantom, tmp_path):

@@ -316,7 +316,7 @@ def test_a_question_for_the_phantoms_own_samples_is_refused(phantom, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "not a run"), ("{", "damaged"), ("[]", "format"), ('{"format": 99}', "format 99")],
+    [(None, "not a run"), ("{", "damaged"), ("[]", "damaged: it holds"), ('{"format": 99}', "format 99")],
 )
 def test_a_damaged_run_is_refused(tmp_path, content, says):
     if content is not None:

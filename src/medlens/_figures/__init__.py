@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from medlens._export import as_csv
 from medlens._figures.captions import captions
 from medlens._figures.figure import Figure
 from medlens._figures.measures import of_study
+from medlens._figures.smaller import of_pruned, of_thin
 from medlens._figures.style import STYLES, Drawn, Style, drawn, redrawn
 from medlens._figures.tables import of_benchmark, of_maps, of_neurons, of_probes, of_reliance
 from medlens.errors import BadInput, BadRun
@@ -21,7 +24,10 @@ from medlens.unfinished import writing
 
 FORMATS = ("pdf", "svg", "png")
 LIST = "figures.json"  # of the files of ours in a folder
-KINDS = {"neurons": of_neurons, "probe": of_probes, "benchmark": of_benchmark, "reliance": of_reliance, "gate": of_maps}
+KINDS = {
+    "neurons": of_neurons, "probe": of_probes, "benchmark": of_benchmark, "reliance": of_reliance, "gate": of_maps,
+    "prune": of_pruned, "thin": of_thin,
+}  # fmt: skip
 
 
 class FigureFiles(NamedTuple):
@@ -58,7 +64,7 @@ def figures(
     out = Path(out)
     store.check_place(out)
     _check_ours(out)
-    there = {figure.name: figure for figure in _of(run) if figure.rows.height}
+    there = _by_name(figure for figure in _of(run) if figure.rows.height)
     if not there:
         raise BadRun(f"{run.path.name} has no charts: nothing was measured that one could draw")
     if unknown := [name for name in only if name not in there]:
@@ -78,6 +84,18 @@ def _of(run: store.Run) -> Iterator[Figure]:
         if key in run.manifest:
             return make(run)
     return of_study(run)
+
+
+def _by_name(found: Iterable[Figure]) -> dict[str, Figure]:
+    """Names are of files: of two that no file system need tell apart ("by-Organ", "by-organ"), the second has a number."""
+    named: dict[str, Figure] = {}
+    counted = Counter[str]()
+    for figure in found:
+        counted[figure.name.casefold()] += 1
+        number = counted[figure.name.casefold()]
+        name = figure.name if number == 1 else f"{figure.name}-{number}"
+        named[name] = replace(figure, name=name)
+    return named
 
 
 def _apart(figure: Figure, style: Style) -> list[Figure]:
