@@ -24,7 +24,7 @@ def of_pruned(run: store.Run) -> Iterator[Figure]:
             yield Figure(
                 f"pruned-{measure}", title.removesuffix(", %").capitalize(), {"": pruned.curve(run, measure)}, rows,
                 "Blocks chosen by the rule that does best on other images, dropped (blue) or replaced by linear maps (orange); "
-                "dashed: those with the smallest weights; grey: random choices of as many, from the lowest to the highest, and their mean.",
+                "dashed: those with the smallest weights; grey: random choices of as many, from lowest to highest, and their mean.",
                 "Gromov et al. 2024; Men et al. 2024", OVER_IMAGES,
             )  # fmt: skip
 
