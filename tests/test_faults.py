@@ -1,7 +1,6 @@
 """Small versions of `make faults` and `make load`: the same tool, a few faults; and that it would see one that does harm."""
 
 import errno
-import json
 import resource
 import shutil
 import signal
@@ -17,7 +16,7 @@ from medlens._tensors import write_tensors
 from medlens.errors import BadInput, BadRun, CannotWrite, OutOfMemory, WorkerLost
 from medlens.phantom.questions import samples
 from medlens.types import Answer
-from medlens.unfinished import PROGRESS, Unfinished, remove_rests, unfinished, writing
+from medlens.unfinished import PROGRESS, Unfinished, noted_in, remove_rests, unfinished, writing
 from medlens.walk.forward import prepare
 from medlens.walk.room import Files
 
@@ -95,8 +94,12 @@ def test_nothing_is_trusted_that_is_not_whole(tmp_path):
     assert not work.holds(sealed)
     files[0].unlink()
     assert not work.holds(sealed)
-    (tmp_path / PROGRESS).write_text('{"state": ')
-    assert work.progress == {}
+    work.note({"state": 3})
+    noted = (tmp_path / PROGRESS).read_text()
+    assert work.progress == {"state": 3}
+    for damaged in (noted[:-9], noted.replace("3", "4"), "[" * 9999, "[]", '{"noted": {"state": 3}}'):
+        (tmp_path / PROGRESS).write_text(damaged)
+        assert work.progress == {}
 
 
 def test_answers_behind_one_that_is_cut_off_are_asked_again(tmp_path):
@@ -152,7 +155,7 @@ def test_a_page_does_not_take_the_place_of_an_unfinished_study(tmp_path):
         begun(tmp_path / "run", KeyboardInterrupt())
     with pytest.raises(BadRun, match="holds a run that is not finished"), writing(tmp_path / "run"):
         pass
-    assert json.loads((tmp_path / "run.part" / PROGRESS).read_text()) == {"state": 3}
+    assert noted_in(tmp_path / "run.part") == {"state": 3}
     remove_rests(tmp_path / "run")
     assert left(tmp_path) == []
 

@@ -172,7 +172,7 @@ def state(out: Path) -> int:
     if (out / "manifest.json").exists():
         return sys.maxsize
     path = out.with_name(f"{out.name}.part") / "progress.json"
-    return json.loads(path.read_text())["state"] if path.exists() else 0
+    return json.loads(path.read_text())["noted"]["state"] if path.exists() else 0
 
 
 def ending(code: int) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 from medlens import display
 from medlens.errors import BadRun, CannotWrite, OldRun
 from medlens.manifest import Told, read_manifest
+from medlens.picture import opened
 from medlens.tables import TABLES as TABLES
 
 STATES = "states.safetensors"  # a few rows of every state
@@ -108,7 +109,7 @@ class Run:
     def _repr_html_(self) -> str:
         """For a notebook: what was studied, tables with their heights, where the report is, the first pictures."""
         names = [name for name in TABLES if (self.path / f"{name}.parquet").is_file()]
-        heights = {name: pl.scan_parquet(self.path / f"{name}.parquet").select(pl.len()).collect().item() for name in names}
+        heights = {name: _height(self.path / f"{name}.parquet") for name in names}
         model, data = self.manifest["model"], self.manifest.get("data")
         if data is None:  # maps of one sample
             title = f"{model}, sample {self.manifest['sample'] or 'of your own'}"
@@ -131,15 +132,23 @@ class Run:
             return []
         found = []
         for name in self.samples["picture"].drop_nulls().unique(maintain_order=True).head(STRIP):
-            with Image.open(self.path / name) as opened:
-                opened.thumbnail((THUMBNAIL, THUMBNAIL))
-                found.append((opened.convert("RGB"), ""))
+            with opened(self.path / name, f"the run's picture {name}") as image:
+                image.thumbnail((THUMBNAIL, THUMBNAIL))
+                found.append((image.convert("RGB"), ""))
         return found
 
     @property
     def report(self) -> Path:
         """The report: one HTML file that needs nothing else."""
         return self.path / "report.html"
+
+
+def _height(table: Path) -> int:
+    """Rows of a table, without reading it."""
+    try:
+        return pl.scan_parquet(table).select(pl.len()).collect().item()
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+        raise BadRun(f"{table} is damaged") from e
 
 
 def open_run(path: str | Path) -> Run:

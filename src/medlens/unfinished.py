@@ -45,15 +45,12 @@ class Unfinished:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """What was noted when the last block was finished; empty before that, and where it cannot be read."""
-        with suppress(FileNotFoundError, ValueError):
-            told = parse((self.folder / PROGRESS).read_text(encoding="utf-8"))
-            return told if isinstance(told, dict) else {}
-        return {}
+        """What was noted when the last block was finished; empty before that, and where it is not what was noted."""
+        return noted_in(self.folder)
 
     def note(self, progress: Mapping[str, Any]) -> None:
-        """Note it, whole or not at all."""
-        _write_whole(self.folder / PROGRESS, json.dumps(progress))
+        """Note it, whole or not at all, under its own digest."""
+        _write_whole(self.folder / PROGRESS, json.dumps({"sha256": _seal(progress), "noted": progress}))
         self.noted(self.folder)
 
     def sealed(self, files: Iterable[Path]) -> dict[str, str]:
@@ -72,18 +69,9 @@ class Unfinished:
 
     def answers(self) -> list[Answer]:
         """Those that are written, in order, up to one that was cut off: that and all behind it are taken away."""
-        path = self.folder / ANSWERS
-        if not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        whole: list[Answer] = []
-        with suppress(ValueError, TypeError):
-            for line in lines:
-                if not line.endswith("\n"):
-                    break
-                whole.append(Answer(**parse(line)))
+        whole, lines = written_in(self.folder)
         if len(whole) < len(lines):
-            _write_whole(path, "".join(lines[: len(whole)]))
+            _write_whole(self.folder / ANSWERS, "".join(lines[: len(whole)]))
         return whole
 
     def add_answer(self, said: Answer) -> None:
@@ -99,6 +87,42 @@ class Unfinished:
         folder.mkdir()
         yield folder
         _rename(folder, out)
+
+
+def noted_in(folder: Path) -> dict[str, Any]:
+    """What the folder of an unfinished run says of its last finished block; empty where that is not what was noted there."""
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        told = parse((folder / PROGRESS).read_text(encoding="utf-8"))
+        if _seal(told["noted"]) == told["sha256"]:
+            return told["noted"]
+    return {}
+
+
+def _seal(progress: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(progress).encode()).hexdigest()
+
+
+def written_in(folder: Path) -> tuple[list[Answer], list[str]]:
+    """The answers in the folder of an unfinished run, in order, up to the first that is not whole; and all lines there."""
+    if not (folder / ANSWERS).exists():
+        return [], []
+    lines = (folder / ANSWERS).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    whole: list[Answer] = []
+    with suppress(ValueError, TypeError, KeyError):
+        for line in lines:
+            if not line.endswith("\n"):
+                break
+            whole.append(_answer(parse(line)))
+    return whole, lines
+
+
+def _answer(told: Any) -> Answer:
+    """Raises ValueError, TypeError or KeyError for what is none."""
+    answer = Answer(**told)
+    kinds = (told["text"], str), (answer.ended, bool), *((word, int) for word in answer.ids), *((p, float) for p in answer.logprobs)
+    if any(type(value) is not kind for value, kind in kinds):
+        raise ValueError("no answer")
+    return answer
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -20,8 +21,9 @@ import medlens
 from medlens import store
 from medlens.comparison import compare
 from medlens.plan import Plan
-from medlens.report import charts, render
+from medlens.report import charts, live, render
 from medlens.unfinished import Unfinished, refuse_another
+from medlens.viewer.data import Shown
 
 
 class Blank:
@@ -44,22 +46,31 @@ def _study(place: Path) -> Path:
 
 def _run(seed: Path, folder: Path, rng: random.Random) -> Read:
     files = [f for f in sorted(seed.iterdir()) if f.suffix in (".parquet", ".json", ".safetensors")]
+    files.append(rng.choice(sorted((seed / "pictures").iterdir())))
     hit = seed / "manifest.json" if rng.random() < 0.3 else rng.choice(files)
     for file in seed.iterdir():
         if file.is_dir():
             shutil.copytree(file, folder / file.name)
         elif file != hit:
             (folder / file.name).symlink_to(file)
-    (folder / hit.name).write_bytes(_changed(hit, rng))
-    what = (_tables, render, lambda run: compare([run.path, seed]))[rng.choice((0, 0, 0, 0, 1, 2))]
+    (folder / hit.relative_to(seed)).write_bytes(_changed(hit, rng))
+    what = (_tables, render, lambda run: compare([run.path, seed]), _viewed)[rng.choice((0, 0, 0, 0, 1, 2, 3))]
     return lambda: what(medlens.open_run(folder))
 
 
 def _tables(run: medlens.Run) -> None:
     repr(run)
+    run._repr_html_()
     for name in store.TABLES:
         if (run.path / f"{name}.parquet").exists():
             getattr(run, name)
+
+
+def _viewed(run: medlens.Run) -> None:
+    shown = Shown(run)
+    _ = shown.index
+    for place in range(len(shown.samples)):
+        shown.sample(place)
 
 
 def _changed(file: Path, rng: random.Random) -> bytes:
@@ -86,7 +97,39 @@ def _frame(frame: pl.DataFrame, rng: random.Random) -> bytes:
     return buffer.getvalue()
 
 
-PROGRESS = {"state": 2, "found": {"rows": []}}
+KILLED = Plan(limit=2, folds=2, instruments=("geometry",), nulls=(), max_new_tokens=2, thorough=False, map_images=0)
+
+
+def _killed(place: Path) -> Path:
+    """A study that was killed behind its second block."""
+    charts.vl_convert = Blank
+
+    note = Unfinished.note
+
+    def killed(work: Unfinished, progress: Mapping[str, Any]) -> None:
+        note(work, progress)
+        if progress["state"] == 2:
+            raise KeyboardInterrupt
+
+    Unfinished.note = killed  # pyright: ignore[reportAttributeAccessIssue]
+    with suppress(KeyboardInterrupt):
+        medlens.study(phantom(), "phantom", KILLED, place / "run")
+    Unfinished.note = note
+    return place / "run.part"
+
+
+def _go_on(seed: Path, folder: Path, rng: random.Random) -> Read:
+    """One of its files changed; it is shown as it is, or, which takes longer, gone on with."""
+    part = folder / "run.part"
+    shutil.copytree(seed, part)
+    hit = rng.choice([file for file in sorted(part.rglob("*")) if file.is_file() and file.stat().st_size])
+    hit.write_bytes(_changed(hit, rng))
+    if rng.random() < 0.95:
+        return lambda: live.write(part)
+    return lambda: medlens.study(phantom(), "phantom", KILLED, folder / "run")
+
+
+PROGRESS = {"sha256": "", "noted": {"state": 2, "found": {"rows": []}}}
 ANSWER = {"text": "yes", "ids": [1, 2], "logprobs": [-0.1, -0.2], "ended": True}
 
 
@@ -105,5 +148,6 @@ def _unfinished(_: Any, folder: Path, rng: random.Random) -> Read:
 
 TARGETS = (
     Target("run", 3, _study, _run, aborts=True),
+    Target("killed study", 1, _killed, _go_on, aborts=True),
     Target("unfinished run", 6, _nothing, _unfinished),
 )

@@ -9,18 +9,21 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from medlens.picture import opened
+
 BUDGET = 2_400_000  # bytes of all pictures of a page, before they are written in letters (4 for 3)
 SIDES = (448, 320, 224, 160, 112, 80)  # pixels of the longer side: the largest at which they fit
 QUALITY = 82
 
 
 class Album:
-    """The pictures named by these paths relative to `folder`, each once. side: of the largest, its longer side in pixels."""
+    """The pictures named by these paths relative to `folder`, each once. side: of the largest, its longer side in pixels.
+    Raises BadImage for one that is damaged."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         names, found = [name for name in dict.fromkeys(names) if _inside(folder, name)], {}
         for side in SIDES:
-            found = {name: _small(folder / name, side) for name in names}
+            found = {name: _small(folder, name, side) for name in names}
             if sum(len(small.content) for small in found.values()) <= BUDGET:
                 break
         self.side = max((small.side for small in found.values()), default=0)
@@ -47,12 +50,12 @@ class _Small(NamedTuple):
         return f"data:image/{self.kind};base64,{base64.b64encode(self.content).decode()}"
 
 
-def _small(path: Path, side: int) -> _Small:
-    """As it is if it is small enough; a large one as JPEG."""
-    content = path.read_bytes()
-    with Image.open(BytesIO(content)) as image:
-        if max(image.size) <= side:
-            return _Small("png" if image.format == "PNG" else "jpeg", content, max(image.size))
+def _small(folder: Path, name: str, side: int) -> _Small:
+    """As it is if it is small enough; a large one as JPEG. Raises BadImage for one that is damaged."""
+    content = (folder / name).read_bytes()
+    with opened(content, f"the run's picture {name}") as image:
+        if max(image.size) <= side and image.format in ("PNG", "JPEG"):
+            return _Small(image.format.lower(), content, max(image.size))
         small = image.convert("RGB")
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = BytesIO()

@@ -3,7 +3,6 @@ block, and loads itself again."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from medlens import store
 from medlens.errors import BadRun
 from medlens.report.page import Live, render
 from medlens.store import TABLES, Run
-from medlens.unfinished import ANSWERS, BEGUN, PROGRESS
+from medlens.types import Answer
+from medlens.unfinished import BEGUN, noted_in, written_in
 
 REFRESH = 5  # seconds
 PICTURES = 60  # kept for it
@@ -33,7 +33,7 @@ def open_unfinished(part: Path) -> tuple[Run, str]:
     if not (part / BEGUN / "manifest.json").exists():
         raise BadRun(f"{part} is no study that was begun, or was begun by an earlier medlens: repeat its command, which goes on")
     run = store.open_run(part / BEGUN)
-    noted, said = _json(part / PROGRESS), _answers(part / ANSWERS)
+    noted, (said, _) = noted_in(part), written_in(part)
     found = noted.get("found", {})
     for name in TABLES:
         if not (run.path / f"{name}.parquet").exists() or name in found:
@@ -42,24 +42,15 @@ def open_unfinished(part: Path) -> tuple[Run, str]:
     return run, _said(run.manifest, noted, len(said))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _answers(path: Path) -> list[dict[str, Any]]:
-    """Those that are written whole, in the order of the samples."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]] if path.exists() else []
-
-
-def _told(samples: pl.DataFrame, said: list[dict[str, Any]]) -> pl.DataFrame:
+def _told(samples: pl.DataFrame, said: list[Answer]) -> pl.DataFrame:
     """As the table `answers`, of those that are written."""
     records = []
     for sample, answer in zip(samples.to_dicts(), said, strict=False):
         true = sample["answer"]
-        correct = None if true is None else answer["text"].strip().casefold() == true.strip().casefold()
+        correct = None if true is None else answer.strip().casefold() == true.strip().casefold()
         records.append(
-            {"sample": sample["sample"], "answer": answer["text"], "logprob": sum(answer["logprobs"]), "tokens": len(answer["ids"]),
-             "ended": answer["ended"], "correct": correct}
+            {"sample": sample["sample"], "answer": str(answer), "logprob": sum(answer.logprobs), "tokens": len(answer.ids),
+             "ended": answer.ended, "correct": correct}
         )  # fmt: skip
     return pl.DataFrame(records, schema=TABLES["answers"])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from markupsafe import Markup
 
 from medlens import store
 from medlens.errors import BadRun
+from medlens.jsontext import parse
 from medlens.phantom.questions import is_phantom
 from medlens.report.album import Album
 from medlens.report.drawing import STYLE
@@ -208,9 +208,16 @@ def _samples(run: store.Run, album: Album) -> list[dict[str, Any]]:
     for record in joined.to_dicts():
         key = record["picture"] or record["sample"]
         shown = images.setdefault(key, {"picture": album.url(record["picture"]), "name": _name(record), "tags": {}, "asked": []})
-        shown["tags"] |= {k: v for k, v in json.loads(record["tags"]).items() if v is not None}
+        shown["tags"] |= _tags(record)
         shown["asked"].append(record)
     return list(images.values())
+
+
+def _tags(record: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {name: value for name, value in parse(record["tags"]).items() if value is not None}
+    except (ValueError, TypeError, AttributeError) as e:
+        raise BadRun(f"samples.parquet is damaged: the tags of sample {record['sample']} are no names with values") from e
 
 
 def _name(record: dict[str, Any]) -> str:
