@@ -29,8 +29,8 @@ from medlens.errors import BadInput, BadRun
 from medlens.viewer import embed, packing
 from medlens.viewer.data import Shown, open_shown
 from medlens.viewer.embed import fragment
-from medlens.viewer.opening import opened
 from medlens.viewer.files import MODULES, STATIC, joined
+from medlens.viewer.opening import opened
 from medlens.viewer.packing import DROPPED, FINEST
 from medlens.viewer.pieces import opened as inflated
 from medlens.viewer.pieces import packed
@@ -104,9 +104,8 @@ def test_a_block_of_which_nothing_is_known(shown, sample):
 
 
 def test_what_is_packed_comes_back():
-    arrays = [
-        np.array(values, kind) for values, kind in (([-1, 2**31 - 1], "i4"), ([0.5, -1e30, 0], ">f4"), ([], "f4"), ([65535], "u2"))
-    ]
+    given = (([-1, 2**31 - 1], "i4"), ([0.5, -1e30, 0], ">f4"), ([], "f4"), ([65535], "u2"))
+    arrays = [np.array(values, kind) for values, kind in given]
     found = inflated(packed({"words": ["<é▁", ""], "deep": [{"of": array} for array in arrays]}))
     assert found["words"] == ["<é▁", ""]
     for array, back in zip(arrays, found["deep"], strict=True):
@@ -301,15 +300,8 @@ def test_the_link_opens_and_the_cookie_keeps(server):
         "no-store",
         "no-referrer",
     )
-    for path in (
-        "/",
-        "/static/viewer.js",
-        "/static/viewer.css",
-        "/static/page.js",
-        "/data/index",
-        "/data/0/sample/0",
-        "/data/0/sample/0/block/7",
-    ):
+    names = ("viewer.js", "viewer.css", "page.js")
+    for path in ("/", *(f"/static/{name}" for name in names), "/data/index", "/data/0/sample/0", "/data/0/sample/0/block/7"):
         assert ask(server, path)[0] == 200, path
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medlens import store
 from medlens._bench.turns import Job, Table, Turns
-from medlens.viewer.data import open_shown
+from medlens.viewer.data import Shown, open_shown
 
 SIDE = 336  # pixels of the picture
 LIKELIEST, STRONGEST, WRITTEN = 10, 5, 8  # words of a token, units at a token, words of a unit: as many as a study keeps
@@ -34,19 +34,21 @@ class Size(NamedTuple):
         return self.grid**2 + self.text
 
 
+PATCHES = Size().grid ** 2
+
+
 def section(turns: Turns) -> str:
     first, block = turns(Job("viewing", "first_screen"), Job("viewing", "one_block"))
     table = Table(turns, "ms", "what", "kB")
     for result, what in ((first, "first screen"), (block, "each block, when it is looked at")):
-        table.add(
-            result.why or format(1000 * result.seconds, ".0f"), what, result.why or format(result.more["bytes"] / 1000, ".0f")
-        )
+        size = "–" if result.why else format(result.more["bytes"] / 1000, ".0f")
+        table.add(result.why or format(1000 * result.seconds, ".0f"), what, size)
     return f"## A sample in the viewer\n\n{ABOUT}\n\n{table}"
 
 
-ABOUT = f"""What the viewer's server makes of a sample as large as LLaVA-Med's ({Size().grid ** 2} patches, {Size().text} other tokens,
-{Size().blocks} blocks), from the run's tables, and how much it sends. The numbers in it are drawn at random, which is the worst that can
-be packed; its tables have been read before."""
+ABOUT = f"""What the viewer makes of a sample as large as LLaVA-Med's ({PATCHES} patches, {Size().text} other tokens,
+{Size().blocks} blocks) from the run's tables, which have been read before, and how much it sends. Numbers, words and units
+are drawn at random: nothing repeats, and nothing is harder to pack."""
 
 
 def first_screen() -> Callable[[], dict[str, int]]:
@@ -59,7 +61,7 @@ def one_block() -> Callable[[], dict[str, int]]:
     return lambda: {"bytes": len(shown.payload(0, Size().blocks // 2))}
 
 
-def _shown():  # noqa: ANN202
+def _shown() -> Shown:
     with tempfile.TemporaryDirectory() as folder:
         shown = open_shown(write_run(Path(folder) / "run", 2))
         shown.payload(1)
@@ -78,11 +80,8 @@ def write_run(folder: Path, samples: int, size: Size | None = None) -> Path:
     store.write_table(folder, "samples", [{"sample": name, **about} for name in names])
     store.write_table(folder, "answers", [{"sample": name, "answer": "yes", "correct": True} for name in names])
     store.write_table(folder, "decisions", [_decided(name, state, random) for name in names for state in range(size.blocks + 1)])
-    edges = ("left", "top", "right", "bottom")
-    store.write_table(
-        folder, "places",
-        [{"sample": name, "token": k} | dict(zip(edges, _box(k, size.grid), strict=True)) for name in names for k in range(size.grid**2)],
-    )  # fmt: skip
+    placed = [{"sample": name, "token": k, **_box(k, size.grid)} for name in names for k in range(size.grid**2)]
+    store.write_table(folder, "places", placed)
     words = pl.Series([f"▁w{k}" for k in range(size.vocabulary)])
     for table, made in (("lens", _lens), ("looks", _looks), ("fires", _fires)):
         store.write_frame(folder, table, [_fitted(table, frame) for name in names for frame in made(name, size, words, random)])
@@ -97,15 +96,15 @@ def _decided(sample: str, state: int, random: np.random.Generator) -> dict[str, 
     return {"sample": sample, "layer": state, "word": "▁yes", "p": 1 / (1 + np.exp(-odds)), "log_odds": odds, "rank": 1 + state % 3}
 
 
-def _box(k: int, grid: int) -> tuple[float, ...]:
-    return (k % grid) / grid, (k // grid) / grid, (k % grid + 1) / grid, (k // grid + 1) / grid
+def _box(k: int, grid: int) -> dict[str, float]:
+    row, column = divmod(k, grid)
+    return {"left": column / grid, "top": row / grid, "right": (column + 1) / grid, "bottom": (row + 1) / grid}
 
 
 def _fitted(table: str, frame: pl.DataFrame) -> pl.DataFrame:
     """With the columns by contract; null where there are none."""
-    return frame.select(
-        (pl.col(n) if n in frame.columns else pl.lit(None)).cast(kind).alias(n) for n, kind in store.TABLES[table].items()
-    )
+    known = {name: pl.col(name) if name in frame.columns else pl.lit(None) for name in store.TABLES[table]}
+    return frame.select(column.cast(store.TABLES[table][name]).alias(name) for name, column in known.items())
 
 
 def _lists(words: pl.Series, shape: tuple[int, int], random: np.random.Generator) -> pl.Series:
@@ -143,8 +142,8 @@ def _looks(sample: str, size: Size, _words: pl.Series, random: np.random.Generat
 
 def _fires(sample: str, size: Size, _words: pl.Series, random: np.random.Generator) -> Iterator[pl.DataFrame]:
     for block in range(size.blocks):
-        shape = (size.positions, STRONGEST)
+        units = random.integers(0, size.units, (size.positions, STRONGEST))
+        activations = random.normal(size=units.shape)
         yield _places(sample, block, size).with_columns(
-            units=pl.Series(random.integers(0, size.units, shape).tolist()),
-            activations=pl.Series(random.normal(size=shape).tolist()),
+            units=pl.Series(units.tolist()), activations=pl.Series(activations.tolist())
         )

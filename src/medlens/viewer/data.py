@@ -1,4 +1,4 @@
-"""What the viewer shows of a run: an index of its samples, what is known of each, and of each sample its blocks. Reads the store alone."""
+"""What the viewer shows of a run: an index of its samples, each sample, and each of its blocks. Reads the store alone."""
 
 from __future__ import annotations
 
@@ -281,8 +281,8 @@ class Shown:
     @cached_property
     def _with(self) -> dict[str, set[str]]:
         """The samples that a table knows of. Their names alone are read: a table of large samples takes a second."""
-        there = [name for name in OF_SAMPLES if self._file(name).exists() and self._fits(name)]
-        return dict.fromkeys(OF_SAMPLES, set()) | {name: set(self.run.columns(name, "sample")["sample"].unique()) for name in there}
+        there = {name for name in OF_SAMPLES if self._file(name).exists() and self._fits(name)}
+        return {name: set(self.run.columns(name, "sample")["sample"] if name in there else []) for name in OF_SAMPLES}
 
     def _missing(self, name: str) -> dict[str, str]:
         """Why a panel is empty, and the command that would fill it."""

@@ -40,8 +40,9 @@ def fragment(run: Run, samples: Sequence[str] | None = None) -> Embedded | None:
         return None
     script = f"\n{STATIC['viewer.js']}\n{BEGIN}"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    html = (  # base64 in JSON: no "<" that could end the script
-        f'<section data-medlens-viewer aria-label="Viewer"><script type="application/json">{json.dumps(pieces)}</script></section>\n'
+    data = json.dumps(pieces)  # base64: no "<" that could end the script
+    html = (
+        f'<section data-medlens-viewer aria-label="Viewer"><script type="application/json">{data}</script></section>\n'
         f'<script type="module">{script}</script>'
     )
     return Embedded(html, f"'sha256-{digest}'", STATIC["viewer.css"])

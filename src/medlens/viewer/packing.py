@@ -59,13 +59,10 @@ def looks(rows: pl.DataFrame) -> dict[str, Any]:
 def fires(rows: pl.DataFrame) -> dict[str, Any]:
     """Of a block: units (-1: none), activations: of positions x `each`, those that write most first."""
     dense = _Dense(rows, _numbers(rows, "layer"), 1 + _last(rows), "units")
-    units = dense(dense.flat("units").to_numpy(), -1)
     return {
-        "count": dense.shape[1],
-        "each": dense.each,
-        "units": units,
+        "count": dense.shape[1], "each": dense.each, "units": dense(dense.flat("units").to_numpy(), -1),
         "activations": dense(rounded(dense.flat("activations").to_numpy()), 0),
-    }
+    }  # fmt: skip
 
 
 def units(rows: pl.DataFrame) -> dict[str, Any]:

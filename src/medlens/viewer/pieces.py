@@ -1,8 +1,8 @@
 """A piece: what is sent at once, by the server, to a notebook and into a report alike.
 
-It is deflated. Inflated: the length of its JSON (4 bytes), the JSON, and the arrays that stand in it as {"array": [kind, at, count]},
-`at` bytes behind its end. Of an array first the lowest bytes of all its numbers, then the next ones, so that like lies beside like;
-all little endian. `static/viewer/pieces.js` opens it in the browser.
+It is deflated. Inflated: the length of its JSON (4 bytes), the JSON, and the arrays that stand in it as {"array": [kind, at,
+count]}, `at` bytes behind its end. Of an array first the lowest bytes of all its numbers, then the next ones, so that like lies
+beside like; all little endian. `static/viewer/pieces.js` opens it in the browser.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ const BY_BLOCK = ["looks", "fires"];
 const KEYS = "← → token · ↑ ↓ state · Page Up, Page Down sample · on the image: arrows move between patches · Esc lets go";
 const AROUND = [-1, 1, -2, 2]; // states whose blocks are asked for ahead
 const KEPT = 150; // pieces
+const CALM = 50; // ms without anything new: browsers count how often the address is written
 
 export class Viewer {
   constructor(element, source) {
@@ -169,8 +170,8 @@ export class Viewer {
     if (focused) [...this.root.querySelectorAll("[data-key]")].find((x) => x.dataset.key === focused)?.focus({ preventScroll: true });
     this.live.textContent = this.panes.map((pane) => pane.said).filter(Boolean).join(" ");
     this.root.removeAttribute("aria-busy");
-    if (this.source.linked) this.remember();
-    setTimeout(() => this.foresee());
+    clearTimeout(this.calm);
+    this.calm = setTimeout(() => this.after(), CALM);
   }
 
   choose() {
@@ -182,6 +183,11 @@ export class Viewer {
     );
     this.panes.forEach((pane, k) => (pane.root.hidden = !["both", String(k)].includes(this.state.run)));
     this.root.querySelector(".panes").dataset.count = this.state.run === "both" ? 2 : 1;
+  }
+
+  after() {
+    if (this.source.linked) this.remember();
+    void this.foresee();
   }
 
   remember() {
