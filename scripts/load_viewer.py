@@ -6,7 +6,6 @@ Each reader asks for one sample of the run after the other, by a connection of i
 from __future__ import annotations
 
 import http.client
-import json
 import resource
 import statistics
 import sys
@@ -15,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 
 from medlens.viewer.data import open_shown
+from medlens.viewer.pieces import opened
 from medlens.viewer.server import Server
 
 
@@ -27,8 +27,8 @@ def main(run: str, readers: str = "50", requests: str = "2000") -> None:
         began = time.perf_counter()
         place = k % len(shown.samples)
         link = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-        link.request("GET", f"/data/0/sample/{place}.json?token={server.token}")
-        whole = json.loads(link.getresponse().read())["id"] == shown.samples[place]["sample"]
+        link.request("GET", f"/data/0/sample/{place}?token={server.token}")
+        whole = opened(link.getresponse().read())["id"] == shown.samples[place]["sample"]
         link.close()
         return 1000 * (time.perf_counter() - began), whole
 

@@ -26,11 +26,14 @@ from PIL import Image
 
 import medlens
 from medlens.errors import BadInput, BadRun
-from medlens.viewer import packing
+from medlens.viewer import embed, packing
 from medlens.viewer.data import Shown, open_shown
 from medlens.viewer.embed import fragment
+from medlens.viewer.files import MODULES, STATIC, joined
 from medlens.viewer.opening import opened
-from medlens.viewer.packing import FINEST
+from medlens.viewer.packing import DROPPED, FINEST
+from medlens.viewer.pieces import opened as inflated
+from medlens.viewer.pieces import packed
 from medlens.viewer.server import Server
 
 
@@ -46,12 +49,10 @@ def shown(run):
 
 @pytest.fixture(scope="module")
 def sample(shown):
-    return json.loads(shown.payload(0))
+    return inflated(shown.payload(0))
 
 
-def unpacked(packed, name, kind, axis):
-    """As (layers, positions, each), by numpy."""
-    return np.frombuffer(b64decode(packed[name]), kind).reshape(len(packed[axis]), packed["count"], packed["each"])
+ROUNDED = 2.0 ** (DROPPED - 24)  # of the 24 bits that a float32 has
 
 
 # ---- what it says
@@ -60,52 +61,77 @@ def unpacked(packed, name, kind, axis):
 def test_words_are_those_of_the_lens(run, sample):
     """Of every token at every state, by the table itself."""
     assert sample["id"] == run.lens["sample"][0]
-    rows = run.lens.filter(sample=sample["id"])
+    rows, lens = run.lens.filter(sample=sample["id"]), sample["lens"]
     assert rows.height == len(sample["tokens"]) * 9
-    words, p = unpacked(sample["lens"], "words", "<i4", "states"), unpacked(sample["lens"], "p", "<f4", "states")
+    said, p = (lens[name].reshape(len(lens["states"]), lens["count"], lens["each"]) for name in ("said", "p"))
     for row in rows.iter_rows(named=True):
-        assert [sample["words"][w] for w in words[row["layer"], row["position"]]] == row["words"][:5]
-        assert p[row["layer"], row["position"]] == pytest.approx(row["p"][:5], rel=1e-6)
+        assert [lens["words"][w] for w in said[row["layer"], row["position"]]] == row["words"][:5]
+        assert p[row["layer"], row["position"]] == pytest.approx(row["p"][:5], rel=ROUNDED)
         assert sample["tokens"][row["position"]] == {"text": row["token"], "group": row["tokens"]}
 
 
-def test_weights_survive_their_two_bytes(run, sample):
-    looks = sample["looks"]
-    for block in looks["blocks"]:
-        rows = run.looks.filter(sample=sample["id"], layer=block["block"]).sort("position")
-        steps = np.frombuffer(b64decode(block["weights"]), "<u2").reshape(-1, looks["count"])
-        found = steps / FINEST * np.array(block["largest"])[:, None]
-        assert block["positions"] == rows["position"].to_list()
-        assert block["sinks"] == rows["sinks"][0].to_list()
+def test_weights_survive_their_two_bytes(run, shown, sample):
+    assert sample["blocks"] == list(range(8))
+    for block in sample["blocks"]:
+        looks = inflated(shown.payload(0, block))["looks"]
+        rows = run.looks.filter(sample=sample["id"], layer=block).sort("position")
+        found = looks["weights"].reshape(-1, looks["count"]) / FINEST * np.array(looks["largest"])[:, None]
+        assert looks["positions"] == rows["position"].to_list()
+        assert looks["sinks"] == rows["sinks"][0].to_list()
         assert found == pytest.approx(np.array(rows["weights"].to_list()), rel=1e-3, abs=1e-5)
 
 
-def test_units_are_those_that_fire_and_their_words(run, sample):
-    fires, written = sample["fires"], sample["units"]
-    units, active = unpacked(fires, "units", "<i4", "blocks"), unpacked(fires, "activations", "<f4", "blocks")
-    fired = set()
-    for row in run.fires.filter(sample=sample["id"]).iter_rows(named=True):
-        assert units[row["layer"], row["position"]].tolist() == row["units"]
-        assert active[row["layer"], row["position"]] == pytest.approx(row["activations"], rel=1e-6)
-        fired |= {(row["layer"], unit) for unit in row["units"]}
-    assert sorted(zip(written["layers"], written["units"], strict=True)) == sorted(fired)
-    for way in ("raises", "lowers"):
-        numbers = np.frombuffer(b64decode(written[way]["words"]), "<i4").reshape(-1, written[way]["each"])
-        for layer, unit, found in zip(written["layers"], written["units"], numbers, strict=True):
-            said = run.unit_writes.filter(layer=layer, unit=unit)[way][0].to_list()
-            assert [sample["words"][w] for w in found] == said
+def test_units_are_those_that_fire_and_their_words(run, shown, sample):
+    for block in sample["blocks"]:
+        found, fired = inflated(shown.payload(0, block)), set()
+        fires, written = found["fires"], found["units"]
+        units, active = (fires[name].reshape(fires["count"], fires["each"]) for name in ("units", "activations"))
+        for row in run.fires.filter(sample=sample["id"], layer=block).iter_rows(named=True):
+            assert units[row["position"]].tolist() == row["units"]
+            assert active[row["position"]] == pytest.approx(row["activations"], rel=ROUNDED)
+            fired |= set(row["units"])
+        assert sorted(written["units"]) == sorted(fired)
+        for way in ("raises", "lowers"):
+            numbers = written[way]["words"].reshape(-1, written[way]["each"])
+            for unit, words in zip(written["units"], numbers, strict=True):
+                assert [written["words"][w] for w in words] == run.unit_writes.filter(layer=block, unit=unit)[way][0].to_list()
 
 
-def test_lists_of_any_length_are_packed(shown):
+def test_a_block_of_which_nothing_is_known(shown, sample):
+    other = next(k for k, about in enumerate(shown.index["samples"]) if "looks" not in about["seen"])
+    assert shown.sample(other)["blocks"] == []
+    assert inflated(shown.payload(other, 0)) == {"looks": None, "fires": None, "units": None}
+
+
+def test_what_is_packed_comes_back():
+    given = (([-1, 2**31 - 1], "i4"), ([0.5, -1e30, 0], ">f4"), ([], "f4"), ([65535], "u2"))
+    arrays = [np.array(values, kind) for values, kind in given]
+    found = inflated(packed({"words": ["<é▁", ""], "deep": [{"of": array} for array in arrays]}))
+    assert found["words"] == ["<é▁", ""]
+    for array, back in zip(arrays, found["deep"], strict=True):
+        assert back["of"].tolist() == array.tolist()
+    for wrong, raised in ((float("nan"), ValueError), (object(), TypeError)):
+        with pytest.raises(raised):
+            packed([wrong])
+
+
+def test_numbers_are_rounded_and_not_cut():
+    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    found = packing.rounded(np.append(values, [0, np.finfo(np.float32).tiny]))
+    assert found[:-2] == pytest.approx(values, rel=ROUNDED)
+    assert abs(np.mean(found[:-2] / values - 1)) < ROUNDED / 10
+    assert found[-2] == 0
+
+
+def test_lists_of_any_length_are_packed():
     """Positions without a row, empty lists and short ones leave their places free."""
     rows = pl.DataFrame(
-        {"layer": [2, 2, 5], "position": [3, 1, 0], "units": [[7], [], [8, 9]], "activations": [[1.0], [], [2.0, 3.0]]}
+        {"layer": 2, "position": [3, 1, 0], "units": [[7], [], [8, 9]], "activations": [[1.0], [], [2.0, 3.0]]},
     )
-    packed = packing.fires(rows)
-    assert (packed["blocks"], packed["count"], packed["each"]) == ([2, 5], 4, 2)
-    units = unpacked(packed, "units", "<i4", "blocks")
-    assert units.tolist() == [[[-1, -1], [-1, -1], [-1, -1], [7, -1]], [[8, 9], [-1, -1], [-1, -1], [-1, -1]]]
-    assert unpacked(packed, "activations", "<f4", "blocks")[1, 0].tolist() == [2, 3]
+    found = packing.fires(rows)
+    assert (found["count"], found["each"]) == (4, 2)
+    assert found["units"].tolist() == [[[8, 9], [-1, -1], [-1, -1], [7, -1]]]
+    assert found["activations"][0, 0].tolist() == [2, 3]
 
 
 def test_patches_lie_where_the_study_says(run, sample, phantom):
@@ -203,7 +229,7 @@ def test_runs_that_are_none_or_old_or_unfinished(run, tmp_path):
     old = shutil.copytree(run.path, tmp_path / "old")
     run.looks.drop("sinks").write_parquet(old / "looks.parquet")
     assert "written by another version, and not shown: looks" in open_shown(old).index["notes"][0]
-    assert open_shown(old).sample(0)["looks"] is None
+    assert open_shown(old).block(0, 3)["looks"] is None
     (old / "lens.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(BadRun, match="damaged"):
         open_shown(old).sample(0)
@@ -224,11 +250,11 @@ def test_pictures_outside_the_run_are_not_read(run, tmp_path):
 def test_it_needs_no_torch(run):
     code = f"""
 import sys
-from medlens.viewer import packing
+from medlens.viewer import embed, packing
 from medlens.viewer.data import open_shown
 from medlens.viewer.server import Server
 with Server([open_shown({str(run.path)!r})]) as server:
-    assert server.page("/data/0/sample/0.json").content
+    assert server.page("/data/0/sample/0").content
 print([m for m in ("torch", "transformers", "altair") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -274,12 +300,13 @@ def test_the_link_opens_and_the_cookie_keeps(server):
         "no-store",
         "no-referrer",
     )
-    for path in ("/", "/static/viewer.js", "/static/viewer.css", "/static/page.js", "/data/index.json", "/data/0/sample/0.json"):
+    names = ("viewer.js", "viewer.css", "page.js")
+    for path in ("/", *(f"/static/{name}" for name in names), "/data/index", "/data/0/sample/0", "/data/0/sample/0/block/7"):
         assert ask(server, path)[0] == 200, path
 
 
 @pytest.mark.parametrize("cookie", [None, "", "medlens-1=x", "medlens-{port}=wrong", "medlens-{port}={half}", "\xff;=;\x01"])
-@pytest.mark.parametrize("path", ["/", "/data/index.json", "/static/viewer.js", "/?token=", "/?token=wrong", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/data/index", "/static/viewer.js", "/?token=", "/?token=wrong", "/nothing"])
 def test_without_its_token_nothing_is_said(server, path, cookie):
     sent = cookie and cookie.format(port=server.server_port, half=server.token[:9])
     status, headers, content = ask(server, path, Cookie=sent)
@@ -306,9 +333,9 @@ def test_without_its_token_nothing_is_said(server, path, cookie):
 )
 def test_others_are_refused_even_with_the_cookie(server, headers):
     sent = {name: value and value.format(port=server.server_port) for name, value in headers.items()}
-    for path in ("/data/index.json", "/"):
+    for path in ("/data/index", "/"):
         assert ask(server, path, **sent)[0] == 403
-    assert ask(server, "/data/index.json", Origin=f"http://127.0.0.1:{server.server_port}", Sec_Fetch_Site="same-origin")[0] == 200
+    assert ask(server, "/data/index", Origin=f"http://127.0.0.1:{server.server_port}", Sec_Fetch_Site="same-origin")[0] == 200
 
 
 def test_a_link_that_is_followed_from_elsewhere_opens(server):
@@ -328,8 +355,8 @@ def test_nothing_can_be_changed(server, method):
     "path",
     [
         "/../manifest.json", "/static/../data.py", "/static/%2e%2e/data.py", "/static/index.html", "/static/", "//etc/passwd",
-        "/etc/passwd", "/data/0/sample/../../manifest.json", "/data/1/sample/0.json", "/data/0/sample/6.json",
-        "/data/0/sample/99999999999.json", "/data/0/sample/-1.json", "/data/0/sample/٣.json",
+        "/etc/passwd", "/data/0/sample/../../manifest.json", "/data/1/sample/0", "/data/0/sample/6", "/data/0/sample/0/block/8",
+        "/data/0/sample/99999999999", "/data/0/sample/-1", "/data/0/sample/٣", "/data/0/sample/0/block/-1", "/data/0/sample/0/",
         "/manifest.json", "/pictures/0000.png",
     ],
 )  # fmt: skip
@@ -342,10 +369,10 @@ def test_no_other_path_is_known(server, path):
 
 def test_fifty_readers_at_once(server):
     with ThreadPoolExecutor(50) as readers:
-        found = list(readers.map(lambda k: ask(server, f"/data/0/sample/{k % 6}.json"), range(300)))
+        found = list(readers.map(lambda k: ask(server, f"/data/0/sample/{k % 6}"), range(300)))
     assert [status for status, _, _ in found] == [200] * 300
     assert len({content for _, _, content in found}) == 6
-    assert all(json.loads(content)["id"] for _, _, content in found[:6])
+    assert all(inflated(content)["id"] for _, _, content in found[:6])
 
 
 def test_a_port_in_use(shown, server):
@@ -362,8 +389,8 @@ def test_the_command_serves_until_it_is_stopped(run):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         link = urlsplit(process.stdout.readline().strip())
         wire = http.client.HTTPConnection(link.hostname, link.port, timeout=20)
-        wire.request("GET", f"/data/index.json?{link.query}")
-        assert json.loads(wire.getresponse().read())[0]["model"] == "phantom"
+        wire.request("GET", f"/data/index?{link.query}")
+        assert inflated(wire.getresponse().read())[0]["model"] == "phantom"
         wire.close()
         other = subprocess.run([*command, "--port", str(link.port)], capture_output=True, text=True)
         assert (other.returncode, other.stdout) == (2, "")
@@ -389,15 +416,35 @@ def test_the_browser_is_started_without_the_key(monkeypatch):
 # ---- in other places
 
 
+def held(found):
+    """What a report holds, by path."""
+    pieces = json.loads(re.search(r"<script type=\"application/json\">(.*?)</script>", found.html, re.S).group(1))
+    return {path: inflated(b64decode(piece)) for path, piece in pieces.items()}
+
+
+def test_what_does_not_fit_into_a_report(run, monkeypatch):
+    """Of one sample fewer blocks, the last one always; of one that does not fit with it, nothing."""
+    whole = len(fragment(run).html)
+    monkeypatch.setattr(embed, "MOST", 0.6 * whole)
+    monkeypatch.setitem(embed.STATIC, "viewer.js", "")
+    small = fragment(run)
+    blocks = [int(path.rpartition("/")[2]) for path in held(small) if "block" in path]
+    assert blocks in ([7, 5, 3, 1], [7, 3], [7])
+    assert len(small.html) < 0.6 * whole + 400
+    monkeypatch.setattr(embed, "MOST", 1000)
+    assert fragment(run) is None
+
+
 def test_in_a_report(run):
     """One fragment: its script is the one whose hash is given, and no datum ends it."""
     found = fragment(run)
     scripts = re.findall(r"<script type=\"module\">(.*?)</script>", found.html, re.S)
     assert len(scripts) == 1
     assert found.script_hash == f"'sha256-{b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()}'"
-    data = json.loads(re.search(r"<script type=\"application/json\">(.*?)</script>", found.html, re.S).group(1))
-    assert [s["id"] for s in data["index"][0]["samples"]] == [run.looks["sample"][0]]
-    assert data["samples"][0][0]["lens"]["states"] == list(range(9))
+    pieces = held(found)
+    assert [s["id"] for s in pieces["index"][0]["samples"]] == [run.looks["sample"][0]]
+    assert pieces["0/sample/0"]["lens"]["states"] == list(range(9))
+    assert [path for path in pieces if "block" in path] == [f"0/sample/0/block/{block}" for block in reversed(range(8))]
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", found.html)
     assert fragment(run, ["nobody"]) is None
 
@@ -405,14 +452,46 @@ def test_in_a_report(run):
 def test_in_a_notebook(run):
     pytest.importorskip("anywidget")
     widget = medlens.view(run, run.path)
-    assert [about["run"] for about in widget.index] == ["run", "run"]
-    assert "export default" in widget._esm
+    assert widget._esm == joined()
     sent = []
-    widget.send = lambda content, buffers=None: sent.append(content)
-    for asked in ({"run": 1, "sample": 0}, {"run": 2, "sample": 0}, {"run": 0, "sample": -1}, {"run": "0", "sample": None}):
+    widget.send = lambda content, buffers: sent.append((content, buffers))
+    wrong = ({"path": "2/sample/0"}, {"path": "0/sample/-1"}, {"path": 7}, {})
+    for asked in ({"path": "index"}, {"path": "1/sample/0"}, *wrong):
         widget._handle_custom_msg(asked, [])
-    assert [answer["payload"] is not None for answer in sent] == [True, False, False, False]
-    assert sent[0]["payload"]["id"] == run.looks["sample"][0]
+    assert [said["failed"] for said, _ in sent] == [None] * 2 + ["nothing is here"] * 4
+    assert [about["run"] for about in inflated(sent[0][1][0])] == ["run", "run"]
+    assert inflated(sent[1][1][0])["id"] == run.looks["sample"][0]
+
+
+def test_a_damaged_run_in_a_notebook(run, tmp_path):
+    pytest.importorskip("anywidget")
+    place = shutil.copytree(run.path, tmp_path / "run")
+    widget, sent = medlens.view(place), []
+    widget.send = lambda content, buffers: sent.append((content, buffers))
+    (place / "lens.parquet").write_bytes(b"PAR1 but no more")
+    widget._handle_custom_msg({"path": "0/sample/0"}, [])
+    assert "damaged" in sent[0][0]["failed"]
+    assert sent[0][1] == []
+
+
+def test_one_script_of_all_modules(server, run):
+    """Each behind those that it imports; no import and no export is left but what the last one gives."""
+    place = Path(medlens.__file__).parent / "viewer" / "static" / "viewer"
+    assert sorted(path.stem for path in place.iterdir()) == sorted(MODULES)
+    for k, name in enumerate(MODULES):
+        asked = re.findall(r'"\./(\w+)\.js"', (place / f"{name}.js").read_text())
+        assert set(asked) <= set(MODULES[:k]), name
+    script = joined()
+    assert not re.findall(r"^import ", script, re.M)
+    assert re.findall(r"^export .*", script, re.M) == [
+        "export async function mount(element, source) {",
+        "export { inside, served };",
+        "export default { render: ({ model, el }) => void mount(el, asked(model)) };",
+    ]
+    names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", script, re.M)
+    assert len(names) == len(set(names)) > 40
+    assert STATIC["viewer.js"] == script == ask(server, "/static/viewer.js")[2].decode()
+    assert script in fragment(run).html
 
 
 def test_a_notebook_without_anywidget(run, monkeypatch):

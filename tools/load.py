@@ -189,7 +189,7 @@ def readers(asked: argparse.Namespace, place: Path) -> None:
 def read(link: str, number: int, of: int, count: int) -> tuple[list[float], int]:
     """The seconds of each answer, and how many were none. Every sample is read by one of the readers, the first ones by all."""
     parts, waits, wrong = urlsplit(link), [], 0
-    asked = ["/", "/data/index.json"] + [f"/data/0/sample/{k}.json" for k in [*range(10), *range(number, count, of)]]
+    asked = ["/", "/data/index"] + [f"/data/0/sample/{k}" for k in [*range(10), *range(number, count, of)]]
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
     for path in asked:
         began = time.monotonic()

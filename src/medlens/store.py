@@ -28,21 +28,24 @@ def _table(name: str, words: str) -> cached_property[pl.DataFrame]:
     """A table of a run, read when it is first asked for."""
 
     def read(run: Run) -> pl.DataFrame:
-        try:
-            frame = pl.read_parquet(run.path / f"{name}.parquet")
-        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
-            raise BadRun(f"{run.path}/{name}.parquet is missing or damaged") from e
-        for column, kind in TABLES[name].items():
-            if column not in frame.columns:
-                raise OldRun(
-                    f"{run.path}/{name}.parquet has no column {column}: an older medlens wrote it; repeat the run with this one"
-                )
-            if frame.schema[column] != kind:
-                raise OldRun(f"{run.path}/{name}.parquet: column {column} is of another type than a run's; repeat the run")
-        return frame
+        return _read(run, name)
 
     read.__doc__ = words
     return cached_property(read)
+
+
+def _read(run: Run, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    path = run.path / f"{name}.parquet"
+    try:
+        schema, frame = pl.read_parquet_schema(path), pl.read_parquet(path, columns=columns if columns is None else list(columns))
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+        raise BadRun(f"{path} is missing or damaged") from e
+    for column, kind in TABLES[name].items():
+        if column not in schema:
+            raise OldRun(f"{path} has no column {column}: an older medlens wrote it; repeat the run with this one")
+        if schema[column] != kind:
+            raise OldRun(f"{path}: column {column} is of another type than a run's; repeat the run")
+    return frame
 
 
 class Run:
@@ -92,6 +95,10 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {self.manifest['model']['name']}, {self.samples.height} samples, {self.rows.height} rows)"
+
+    def columns(self, table: str, *names: str) -> pl.DataFrame:
+        """Some columns of a table, without reading the others."""
+        return _read(self, table, names)
 
     @cached_property
     def manifest(self) -> Told:

@@ -1,8 +1,9 @@
-"""What the viewer shows of a run: an index of its samples, and one payload a sample. Reads the store alone."""
+"""What the viewer shows of a run: an index of its samples, each sample, and each of its blocks. Reads the store alone."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from medlens.errors import BadRun, OldRun
 from medlens.store import Run
 from medlens.viewer import packing
 from medlens.viewer.pictures import data_url
+from medlens.viewer.pieces import packed
 
 FROM = {  # what writes a table
     "lens": "medlens study MODEL DATA --instrument lens",
@@ -30,10 +32,12 @@ MORE = dict.fromkeys(FROM, "medlens study MODEL DATA --lens-images N") | {
     "maps": "medlens study MODEL DATA --map-images N",
     "gates": "medlens reliance MODEL DATA",
 }
+OF_BLOCKS = ("looks", "fires")
 OF_SAMPLES = ("lens", "decisions", "looks", "fires", "maps", "gates")
 ABOUT = ("question", "question_type", "answer", "said", "correct", "file", "image")
 SAMPLE = ("sample", "image", "question", "question_type", "answer", "file", "picture")
-KEPT = 64  # payloads that are kept in memory
+KEPT = 256  # pieces that are kept in memory
+PATH = re.compile(r"([01])/sample/([0-9]{1,7})(?:/block/([0-9]{1,4}))?")
 
 
 def open_shown(path: str | Path) -> Shown:
@@ -46,13 +50,26 @@ def open_shown(path: str | Path) -> Shown:
     return Shown(store.open_run(path))
 
 
+def piece(runs: Sequence[Shown], path: str) -> bytes | None:
+    """What the component asks for, wherever it is: "index", "0/sample/3" (of the first run) or "0/sample/3/block/12". None where
+    nothing is there."""
+    if path == "index":
+        return packed([shown.index for shown in runs])
+    if not (found := PATH.fullmatch(path)):
+        return None
+    run, place, block = (part and int(part) for part in found.groups())
+    if run >= len(runs) or place >= len(runs[run].samples) or (block or 0) >= runs[run].depth:
+        return None
+    return runs[run].payload(place, block)
+
+
 class Shown:
-    """A run as JSON."""
+    """A run as it is sent (see `pieces`)."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.lock = Lock()  # many readers ask at once: a table is cut once, and not by each of them
-        self.kept = lru_cache(KEPT)(lambda place: packing.as_json(self.sample(place)))
+        self.kept = lru_cache(KEPT)(lambda place, at: packed(self.sample(place) if at is None else self.block(place, at)))
         self.parts: dict[str, dict[tuple[Any, ...], pl.DataFrame]] = {}  # of tables, the rows of each sample
         _ = self.samples
 
@@ -78,12 +95,11 @@ class Shown:
     def index(self) -> dict[str, Any]:
         model = self.run.manifest.get("model", {})
         named = model if isinstance(model, dict) else {"name": model}
-        there = {table: self._with(table) for table in OF_SAMPLES}
         return {
             "run": self.run.path.name,
             "model": str(named.get("name")),
             "fingerprint": named.get("fingerprint"),
-            "depth": self._depth,
+            "depth": self.depth,
             "made": self.run.manifest.get("created"),
             "notes": self._notes,
             "samples": [
@@ -91,7 +107,7 @@ class Shown:
                     "id": record["sample"],
                     "question": record["question"],
                     "said": record.get("said"),
-                    "seen": [table for table in OF_SAMPLES if record["sample"] in there[table]],
+                    "seen": [table for table in OF_SAMPLES if record["sample"] in self._with[table]],
                 }
                 for record in self.samples
             ],
@@ -108,7 +124,7 @@ class Shown:
         return found
 
     @cached_property
-    def _depth(self) -> int:
+    def depth(self) -> int:
         """Blocks: as the manifest says, or as far as the tables go."""
         model = self.run.manifest.get("model")
         if isinstance(model, dict) and isinstance(model.get("blocks"), int):
@@ -128,14 +144,14 @@ class Shown:
 
     # ---- one sample
 
-    def payload(self, place: int) -> bytes:
-        """`sample` as it is sent; from any thread."""
+    def payload(self, place: int, at: int | None = None) -> bytes:
+        """`sample`, or its `block` `at`, as it is sent; from any thread."""
         with self.lock:
-            return self.kept(place)
+            return self.kept(place, at)
 
     def sample(self, place: int) -> dict[str, Any]:
-        """All that is shown of the sample at this place of the index. Raises IndexError."""
-        record, words = self.samples[place], packing.Words()
+        """What is shown of the sample at this place of the index, but for what is known block by block. Raises IndexError."""
+        record = self.samples[place]
         tables = {table: self._of(table, record["sample"]) for table in OF_SAMPLES}
         there = {table: rows for table, rows in tables.items() if rows is not None}
         tokens, gate, swaps = self._tokens(tables), self._gate(tables["gates"]), self._of("reliance", record["sample"])
@@ -145,16 +161,29 @@ class Shown:
             "picture": data_url(self.run.path, record["picture"]),
             "tokens": tokens,
             "patches": self._patches(record["sample"], tokens, tables),
-            "lens": packing.lens(there["lens"], words) if "lens" in there else None,
+            "lens": packing.lens(there["lens"]) if "lens" in there else None,
             "decisions": packing.records(there["decisions"].sort("layer"), "sample") if "decisions" in there else None,
-            "looks": packing.looks(there["looks"]) if "looks" in there else None,
-            "fires": packing.fires(there["fires"]) if "fires" in there else None,
-            "units": self._writes(there["fires"], words) if "fires" in there else None,
+            "blocks": self.blocks(place),
             "maps": self._maps(record["sample"], tables["maps"]),
             "gate": gate,
             "swaps": None if swaps is None else packing.records(swaps, "sample", "donor"),
             "missing": {name: self._missing(name) for name in OF_SAMPLES if name not in there and not (name == "gates" and gate)},
-            "words": words.all,
+        }
+
+    def blocks(self, place: int) -> list[int]:
+        """Those of which something is known."""
+        tables = [self._of(table, self.samples[place]["sample"]) for table in OF_BLOCKS]
+        return sorted({block for table in tables if table is not None for block in table["layer"].to_list()})
+
+    def block(self, place: int, at: int) -> dict[str, Any]:
+        """Of a sample what is known of one block: where tokens look, which units fire, what these write. Raises IndexError."""
+        tables = {table: self._of(table, self.samples[place]["sample"]) for table in OF_BLOCKS}
+        here = {name: table.filter(pl.col("layer") == at) for name, table in tables.items() if table is not None}
+        there = {name: rows for name, rows in here.items() if rows.height}
+        return {
+            "looks": packing.looks(there["looks"]) if "looks" in there else None,
+            "fires": packing.fires(there["fires"]) if "fires" in there else None,
+            "units": self._writes(there["fires"]) if "fires" in there else None,
         }
 
     def _tokens(self, tables: dict[str, pl.DataFrame | None]) -> list[dict[str, Any]]:
@@ -192,12 +221,12 @@ class Shown:
         cells = [[(k % side) / side, (k // side) / side, (k % side + 1) / side, (k // side + 1) / side] for k in range(count)]
         return cells, "This run does not say where the image's tokens lie: drawn as an even grid over all of it."
 
-    def _writes(self, fires: pl.DataFrame, words: packing.Words) -> dict[str, Any] | None:
-        """Of the units that fire here, the words that they raise and lower."""
+    def _writes(self, fires: pl.DataFrame) -> dict[str, Any] | None:
+        """Of the units that fire here, in one block, the words that they raise and lower."""
         if (table := self._table("unit_writes")) is None:
             return None
         here = fires.select("layer", unit="units").explode("unit").unique()
-        return packing.units(table.join(here, on=["layer", "unit"], how="semi"), words)
+        return packing.units(table.filter(pl.col("layer") == fires["layer"][0]).join(here, on=["layer", "unit"], how="semi"))
 
     def _maps(self, sample: str, maps: pl.DataFrame | None) -> list[dict[str, Any]] | None:
         """Each with its values by token, the verdict of its report card, and what that stands on."""
@@ -233,7 +262,7 @@ class Shown:
     def _fits(self, name: str) -> bool:
         """Whether a table has the columns by contract."""
         try:
-            getattr(self.run, name)
+            self.run.columns(name)
         except OldRun:
             return False
         return True
@@ -249,13 +278,15 @@ class Shown:
             self.parts[name] = {} if table is None else table.partition_by("sample", as_dict=True, maintain_order=True)
         return self.parts[name].get((sample,))
 
-    def _with(self, name: str) -> set[str]:
-        table = self._table(name)
-        return set() if table is None else set(table["sample"].unique().to_list())
+    @cached_property
+    def _with(self) -> dict[str, set[str]]:
+        """The samples that a table knows of. Their names alone are read: a table of large samples takes a second."""
+        there = {name for name in OF_SAMPLES if self._file(name).exists() and self._fits(name)}
+        return {name: set(self.run.columns(name, "sample")["sample"] if name in there else []) for name in OF_SAMPLES}
 
     def _missing(self, name: str) -> dict[str, str]:
         """Why a panel is empty, and the command that would fill it."""
-        if not (few := len(self._with(name))):
+        if not (few := len(self._with[name])):
             return {"why": "Not in this run. What writes it:", "command": FROM[name]}
         return {
             "why": f"Not of this sample: the run holds it of {few} among {len(self.samples)}. More of them:",

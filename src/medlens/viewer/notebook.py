@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medlens.errors import BadInput
+from medlens.errors import BadInput, MedlensError
 from medlens.store import Run
-from medlens.viewer.data import Shown, open_shown
+from medlens.viewer.data import Shown, open_shown, piece
 from medlens.viewer.files import STATIC
 
 
@@ -18,20 +18,21 @@ def view(run: Run | str | Path, other: Run | str | Path | None = None) -> Any:
     """
     try:
         import anywidget
-        import traitlets
     except ImportError as e:
         raise BadInput("medlens.view needs anywidget: pip install 'medlens[notebook]'") from e
     runs = [Shown(r) if isinstance(r, Run) else open_shown(r) for r in (run, other) if r is not None]
 
     class Viewer(anywidget.AnyWidget):
         _esm, _css = STATIC["viewer.js"], STATIC["viewer.css"]
-        index = traitlets.List([shown.index for shown in runs]).tag(sync=True)
 
     def answer(widget: Any, asked: Any, _buffers: Any) -> None:
-        """asked: {run, sample}, two places."""
-        at, place = asked.get("run"), asked.get("sample")
-        known = isinstance(at, int) and isinstance(place, int) and 0 <= at < len(runs) and 0 <= place < len(runs[at].samples)
-        widget.send({"run": at, "sample": place, "payload": runs[at].sample(place) if known else None})
+        """asked: {path}, as in `piece`; the piece itself goes beside what is said."""
+        path = str(asked.get("path"))
+        try:
+            found, failed = piece(runs, path), "nothing is here"
+        except MedlensError as e:  # of a damaged run: the next sample may be whole
+            found, failed = None, str(e)
+        widget.send({"path": path, "failed": None if found else failed}, [found] if found else [])
 
     widget = Viewer()
     widget.on_msg(answer)

@@ -1,10 +1,9 @@
-"""Tables of one sample as small JSON: words are numbered, and weights are two bytes each."""
+"""Tables of one sample in few bytes: words are numbered, weights are two bytes each, other numbers a little rounded."""
 
 from __future__ import annotations
 
-import base64
-import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,23 +11,7 @@ import polars as pl
 
 LIKELIEST = 5  # words that are shown, of each token at each state
 FINEST = 65535  # of a weight: as many steps, up to the largest of its row
-
-
-class Words:
-    """Words by number, each once."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def __call__(self, words: pl.Series) -> np.ndarray:
-        """Their numbers, int32; new ones are added."""
-        every = words.fill_null("").unique(maintain_order=True).to_list()
-        numbers = [self.numbers.setdefault(word, len(self.numbers)) for word in every]
-        return words.fill_null("").replace_strict(every, numbers, return_dtype=pl.Int32).to_numpy()
-
-    @property
-    def all(self) -> list[str]:
-        return list(self.numbers)
+DROPPED = 12  # bits of a float32, of the 23 behind its point: what is left is right to one part in 4,096
 
 
 def number(value: float | None, digits: int = 4) -> float | None:
@@ -38,71 +21,65 @@ def number(value: float | None, digits: int = 4) -> float | None:
     return float(f"{value:.{digits}g}")
 
 
-def as_json(content: object) -> bytes:
-    """Small, and nothing that is not JSON (NaN raises)."""
-    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+def rounded(values: np.ndarray) -> np.ndarray:
+    """float32 without its last bits, which say nothing to a reader, and which nothing could make smaller."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + (1 << (DROPPED - 1))) >> DROPPED << DROPPED).view(np.float32)
 
 
-def binary(values: np.ndarray, kind: str) -> str:
-    """Numbers one after the other, little endian, in base64. kind: "<i4", "<f4" or "<u2"."""
-    return base64.b64encode(np.ascontiguousarray(values, dtype=kind).tobytes()).decode()
+def numbered(*columns: pl.Series) -> tuple[list[str], list[np.ndarray]]:
+    """The words of some columns, each once, and of each column their numbers."""
+    every = pl.concat([column.fill_null("").alias("word") for column in columns]).to_frame()
+    words = every.unique(maintain_order=True).with_row_index("number")
+    numbers = every.join(words, on="word", how="left", maintain_order="left")["number"].cast(pl.Int32).to_numpy()
+    return words["word"].to_list(), np.split(numbers, np.cumsum([len(column) for column in columns])[:-1])
 
 
-def lens(rows: pl.DataFrame, words: Words) -> dict[str, Any]:
-    """words (numbers; -1: none), p: of states x positions x `each`, likeliest first."""
+def lens(rows: pl.DataFrame) -> dict[str, Any]:
+    """said (numbers of `words`; -1: none), p: of states x positions x `each`, likeliest first."""
     states, count = _numbers(rows, "layer"), 1 + _last(rows)
     dense = _Dense(rows.with_columns(pl.col("words", "p").list.head(LIKELIEST)), states, count, "words")
-    return {
-        "states": states, "count": count, "each": dense.each,
-        "words": binary(dense(words(dense.flat("words")), -1), "<i4"), "p": binary(dense(dense.flat("p").to_numpy(), 0), "<f4"),
-    }  # fmt: skip
+    words, (said,) = numbered(dense.flat("words"))
+    p = rounded(dense.flat("p").to_numpy())
+    return {"states": states, "count": count, "each": dense.each, "words": words, "said": dense(said, -1), "p": dense(p, 0)}
 
 
 def looks(rows: pl.DataFrame) -> dict[str, Any]:
-    """By block: positions, the largest weight of each, and all weights as shares of it, 16 bits each (little endian, base64)."""
-    blocks = []
-    for block in _numbers(rows, "layer"):
-        mine = rows.filter(pl.col("layer") == block).sort("position")
-        weights = np.asarray(mine["weights"].to_list(), dtype=np.float64)
-        largest = weights.max(1, initial=0)
-        steps = np.rint(weights / np.maximum(largest, np.finfo(np.float64).tiny)[:, None] * FINEST)
-        blocks.append(
-            {
-                "block": block,
-                "positions": mine["position"].to_list(),
-                "largest": [number(x) for x in largest.tolist()],
-                "weights": binary(steps, "<u2"),
-                "sinks": (mine["sinks"].to_list() or [[]])[0] or [],
-            }
-        )
-    return {"count": len(rows["weights"][0]) if rows.height else 0, "blocks": blocks}
-
-
-def fires(rows: pl.DataFrame) -> dict[str, Any]:
-    """units (-1: none), activations: of blocks x positions x `each`, those that write most first."""
-    blocks, count = _numbers(rows, "layer"), 1 + _last(rows)
-    dense = _Dense(rows, blocks, count, "units")
+    """Of a block: positions, the largest weight of each, and all weights as 16-bit shares of it, positions x `count`."""
+    mine = rows.sort("position")
+    weights = np.stack(mine["weights"].to_list(), dtype=np.float64)
+    largest = weights.max(1, initial=0)
+    steps = np.rint(weights / np.maximum(largest, np.finfo(np.float64).tiny)[:, None] * FINEST)
     return {
-        "blocks": blocks, "count": count, "each": dense.each,
-        "units": binary(dense(dense.flat("units").to_numpy(), -1), "<i4"),
-        "activations": binary(dense(dense.flat("activations").to_numpy(), 0), "<f4"),
+        "positions": mine["position"].to_list(), "largest": [number(x) for x in largest.tolist()], "count": weights.shape[1],
+        "weights": steps.astype(np.uint16), "sinks": mine["sinks"][0].to_list(),
     }  # fmt: skip
 
 
-def units(rows: pl.DataFrame, words: Words) -> dict[str, Any]:
-    """Of units, each a layer and a number, the words (numbers; -1: none) that they raise and lower: units x `each`."""
-    found: dict[str, Any] = {"layers": rows["layer"].to_list(), "units": rows["unit"].to_list()}
+def fires(rows: pl.DataFrame) -> dict[str, Any]:
+    """Of a block: units (-1: none), activations: of positions x `each`, those that write most first."""
+    dense = _Dense(rows, _numbers(rows, "layer"), 1 + _last(rows), "units")
+    return {
+        "count": dense.shape[1], "each": dense.each, "units": dense(dense.flat("units").to_numpy(), -1),
+        "activations": dense(rounded(dense.flat("activations").to_numpy()), 0),
+    }  # fmt: skip
+
+
+def units(rows: pl.DataFrame) -> dict[str, Any]:
+    """Of a block's units, by their numbers, the words (numbers of `words`; -1: none) that they raise and lower: units x `each`."""
     placed = rows.with_columns(layer=pl.lit(0), position=pl.int_range(pl.len()))
-    for way in ("raises", "lowers"):
-        dense = _Dense(placed, [0], placed.height, way)
-        found[way] = {"each": dense.each, "words": binary(dense(words(dense.flat(way)), -1), "<i4")}
-    return found
+    ways = {way: _Dense(placed, [0], placed.height, way) for way in ("raises", "lowers")}
+    words, said = numbered(*(dense.flat(way) for way, dense in ways.items()))
+    found = {
+        way: {"each": dense.each, "words": dense(numbers, -1)} for (way, dense), numbers in zip(ways.items(), said, strict=True)
+    }
+    return {"units": rows["unit"].to_list(), "words": words, **found}
 
 
 class _Dense:
     """Lists of some rows as an array, (layers, positions, the longest list). column: whose lists say how long they are."""
 
-    def __init__(self, rows: pl.DataFrame, layers: list[int], count: int, column: str) -> None:
+    def __init__(self, rows: pl.DataFrame, layers: Sequence[int], count: int, column: str) -> None:
         self.rows = rows.filter(pl.col(column).list.len() > 0)
         lengths = self.rows[column].list.len().to_numpy().astype(np.int64)
         self.each = int(lengths.max(initial=0))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import hmac
-import re
 import secrets
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -20,12 +19,11 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from medlens.errors import BadInput, MedlensError
-from medlens.viewer.data import Shown
+from medlens.viewer.data import Shown, piece
 from medlens.viewer.files import STATIC
-from medlens.viewer.packing import as_json
 
 LOOPBACK = "127.0.0.1"
-HTML, JSON = "text/html; charset=utf-8", "application/json"
+HTML, PIECE = "text/html; charset=utf-8", "application/octet-stream"
 KINDS = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -74,20 +72,12 @@ class Server(ThreadingHTTPServer):
         """What is at a path; None where nothing is."""
         if path == "/":
             return Page(HTML, STATIC["index.html"].encode())
-        if path == "/data/index.json":
-            return Page(JSON, self._index)
         name = path.removeprefix("/static/")
         if path.startswith("/static/") and name in STATIC and name != "index.html":
             return Page(KINDS[name.rpartition(".")[2]], STATIC[name].encode())
-        if found := re.fullmatch(r"/data/([01])/sample/([0-9]{1,7})\.json", path):
-            run, place = (int(part) for part in found.groups())
-            if run < len(self.runs) and place < len(self.runs[run].samples):
-                return Page(JSON, self.runs[run].payload(place))
+        if path.startswith("/data/") and (found := piece(self.runs, path.removeprefix("/data/"))):
+            return Page(PIECE, found)
         return None
-
-    @property
-    def _index(self) -> bytes:
-        return as_json([shown.index for shown in self.runs])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that hangs up is no error."""
