@@ -54,6 +54,16 @@ def opened(source: Path | bytes, what: str) -> Iterator[Image.Image]:
         raise BadImage(f"{what} is corrupt or unreadable: {getattr(e, 'strerror', None) or e}") from e  # without the path to it
 
 
+def within(folder: Path, name: str) -> Path | None:
+    """The file of this name in a folder; None where there is none, and where the name leads out of it (dots, links): a table, which
+    somebody else may have written, can name any file."""
+    try:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    except (OSError, ValueError):  # a name that no file can have: too long, with a zero in it
+        return None
+
+
 def check_file(path: Path, what: str) -> None:
     """Raises BadImage for what is not there or may not be read, and for what is read without end (a pipe, a device)."""
     try:

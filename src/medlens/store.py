@@ -16,7 +16,7 @@ from PIL import Image
 from medlens import display
 from medlens.errors import BadRun, CannotWrite, OldRun
 from medlens.manifest import Told, read_manifest
-from medlens.picture import opened
+from medlens.picture import opened, within
 from medlens.tables import TABLES as TABLES
 
 STATES = "states.safetensors"  # a few rows of every state
@@ -139,9 +139,10 @@ class Run:
             return []
         found = []
         for name in self.samples["picture"].drop_nulls().unique(maintain_order=True).head(STRIP):
-            with opened(self.path / name, f"the run's picture {name}") as image:
-                image.thumbnail((THUMBNAIL, THUMBNAIL))
-                found.append((image.convert("RGB"), ""))
+            if (path := within(self.path, name)) is not None:
+                with opened(path, f"the run's picture {name}") as image:
+                    image.thumbnail((THUMBNAIL, THUMBNAIL))
+                    found.append((image.convert("RGB"), ""))
         return found
 
     @property

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from medlens.picture import opened
+from medlens.picture import opened, within
 
 BUDGET = 2_400_000  # bytes of all pictures of a page, before they are written in letters (4 for 3)
 SIDES = (448, 320, 224, 160, 112, 80)  # pixels of the longer side: the largest at which they fit
@@ -21,7 +21,7 @@ class Album:
     Raises BadImage for one that is damaged."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
-        names, found = [name for name in dict.fromkeys(names) if _inside(folder, name)], {}
+        names, found = [name for name in dict.fromkeys(names) if within(folder, name)], {}
         for side in SIDES:
             found = {name: _small(folder, name, side) for name in names}
             if sum(len(small.content) for small in found.values()) <= BUDGET:
@@ -32,12 +32,6 @@ class Album:
     def url(self, name: str | None) -> str | None:
         """None of a picture that is not there."""
         return self._urls.get(name) if name else None
-
-
-def _inside(folder: Path, name: str) -> bool:
-    """A table may name any file: only pictures of the run itself are shown."""
-    path = (folder / name).resolve()
-    return path.is_relative_to(folder.resolve()) and path.is_file()
 
 
 class _Small(NamedTuple):

@@ -12,6 +12,7 @@ import polars as pl
 
 from medlens.curves import spans
 from medlens.errors import BadRun
+from medlens.picture import within
 from medlens.report.readings import BEHIND, READINGS, SCALES
 
 CLASSES = {"supported": "right", "not supported": "wrong"}  # what else is said ("cannot be said") is neither
@@ -79,12 +80,7 @@ def inline(folder: Path, picture: str | None) -> str | None:
     """A picture of the run as a data URL. Raises BadRun for one that is not there, or lies outside of the run."""
     if picture is None:
         return None
-    kind, path = "png" if picture.endswith(".png") else "jpeg", folder / picture
-    try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-        data = path.read_bytes() if inside else b""
-    except (OSError, ValueError) as e:
-        raise BadRun(f"{folder}: the picture {picture[:LONGEST]!r} that samples name cannot be read") from e
-    if not inside:
-        raise BadRun(f"{folder}: samples name the picture {picture[:LONGEST]!r}, which lies outside of the run")
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    if (path := within(folder, picture)) is None:
+        raise BadRun(f"{folder}: there is no picture {picture[:LONGEST]!r}, which samples name, in the run")
+    kind = "png" if path.suffix == ".png" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

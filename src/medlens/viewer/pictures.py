@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+from medlens.picture import within
+
 KINDS = {".png": ("image/png", b"\x89PNG"), ".jpg": ("image/jpeg", b"\xff\xd8\xff"), ".jpeg": ("image/jpeg", b"\xff\xd8\xff")}
 LARGEST = 4 * 2**20  # bytes
 
@@ -14,11 +16,9 @@ def data_url(folder: Path, name: str | None) -> str | None:
 
     name: relative to the folder, from a table, which somebody else may have written.
     """
-    if not name or "\0" in name:
-        return None
-    root, path = folder.resolve(), (folder / name).resolve()
-    kind, begins = KINDS.get(path.suffix, ("", b""))
-    if not kind or not path.is_relative_to(root) or not path.is_file() or path.stat().st_size > LARGEST:
+    path = within(folder, name) if name else None
+    kind, begins = KINDS.get(path.suffix if path else "", ("", b""))
+    if path is None or not kind or path.stat().st_size > LARGEST:
         return None
     data = path.read_bytes()
     return f"data:{kind};base64,{base64.b64encode(data).decode()}" if data.startswith(begins) else None
