@@ -31,7 +31,7 @@ from medlens.report import charts
 REFUSED = 2  # exit code of what medlens refuses in one line
 BUG = 1
 STUCK = 1000
-PATIENCE = 600  # seconds; a study takes a few, with workers on a busy machine many
+PATIENCE = 100  # seconds without any work; a study that waits for its workers hears of them sooner
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")  # events of Python's audit hooks, beside files opened to be written
 
 Wrong = Callable[[], None]
@@ -118,10 +118,13 @@ class Bench:
 
     def wait(self, child: int) -> int:
         """Its exit code; negative for a signal. One that hangs is killed: libraries do, where memory is refused to them."""
-        for _ in range(PATIENCE * 20):
+        spent, since = -1, time.monotonic()
+        while time.monotonic() - since < PATIENCE:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 return os.waitstatus_to_exitcode(status)
+            if (now := processor_time(child)) != spent:
+                spent, since = now, time.monotonic()
             time.sleep(0.05)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -173,6 +176,12 @@ def state(out: Path) -> int:
         return sys.maxsize
     path = out.with_name(f"{out.name}.part") / "progress.json"
     return json.loads(path.read_text())["noted"]["state"] if path.exists() else 0
+
+
+def processor_time(process: int) -> int:
+    """Ticks that it has spent, in all its threads."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def ending(code: int) -> str:
