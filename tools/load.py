@@ -27,6 +27,7 @@ import torch
 
 import medlens
 from medlens import unfinished
+from medlens._forecast import Forecast
 from medlens.budget import Meter, anonymous_memory, readable
 from medlens.plan import Plan
 from medlens.viewer.data import open_shown
@@ -42,9 +43,10 @@ class Phases:
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, int]] = []
         self._name, self._began, self._most = "", time.monotonic(), 0
+        self.foretold = 0  # bytes of memory
 
-    def planned(self, forecast: object) -> None:
-        """Nothing is decided by it."""
+    def planned(self, forecast: Forecast) -> None:
+        self.foretold = forecast.memory
 
     def begin(self, phase: str, steps: int) -> None:
         self.end()
@@ -93,7 +95,7 @@ def samples(asked: argparse.Namespace, place: Path) -> None:
     took, processor = time.monotonic() - began, time.process_time() - used
     print(f"\nsamples: {run.samples.height:,}, answered: {run.answers.height:,}, lost: {asked.samples - run.answers.height:,}")
     print(f"time: {took:.0f} s, of it on a processor: {processor:.0f} s")
-    print(f"memory: {readable(run.manifest['peak_memory'])} at most")
+    print(f"memory: {readable(run.manifest['peak_memory'])} at most, {readable(phases.foretold)} were foretold")
     print(f"on disk: the run {readable(size(out))}, at most {readable(most)} while it was made")
 
 
