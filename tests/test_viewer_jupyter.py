@@ -109,8 +109,10 @@ def viewer(page, shown, run):
     assert shown.locator(".units > .unit .number").all_inner_texts() == [f"3.{unit}" for unit in units]
     shown.locator(".units > .unit").first.click()
     assert shown.locator(".unit-card h3").inner_text() == f"Unit 3.{units[0]}"
-    assert shown.locator(".unit-card dt").first.bounding_box()["height"] < 40  # one line, whatever the notebook's style says of terms
-    page.keyboard.press("ArrowUp")  # of the viewer, and not of the notebook's cells
+    assert (
+        shown.locator(".unit-card dt").first.bounding_box()["height"] < 40
+    )  # one line, whatever the notebook's style says of terms
+    page.keyboard.press("ArrowUp")
     still()
     assert shown.locator(".where").inner_text() == "state 5 of 8, behind block 4"
     assert page.locator(".jp-Notebook-cell.jp-mod-active .medlens-viewer").count() == 1

@@ -16,8 +16,7 @@ const CALM = 50; // ms without anything new: browsers count how often the addres
 
 export class Viewer {
   constructor(element, source) {
-    // JupyterLab would take the arrow keys for its cells.
-    this.root = h("div", { class: "medlens-viewer", tabindex: "-1", "data-lm-suppress-shortcuts": true }, h("p", { class: "soft" }, "Waiting for the run."));
+    this.root = h("div", { class: "medlens-viewer", tabindex: "-1" }, h("p", { class: "soft" }, "Waiting for the run."));
     this.source = source;
     this.kept = new Map();
     this.state = { run: "both", sample: null, token: null, patch: null, layer: null, unit: null, on: "looks" };
