@@ -23,7 +23,6 @@ from medlens.viewer.data import Shown, open_shown
 from medlens.viewer.server import Server
 
 SAMPLES, ROUNDS, STEPS, QUIET = 4, 36, 12, 1500  # of an invented run; clicks of each kind; next samples; ms until a page is quiet
-SIZE = {"width": 1280, "height": 900}
 KINDS = {
     "a token": "button.token", "a state": ".says .state", "a patch": "rect.patch", "a unit": ".units > .unit", "a map": ".map",
     "what is drawn": ".choice button",
@@ -103,7 +102,7 @@ def reported(browser: Browser, report: Path) -> Iterator[tuple[str, str]]:
 
 
 def observed(browser: Browser) -> Page:
-    page = browser.new_page(viewport=SIZE)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.add_init_script(OBSERVED)
     return page
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import medlens
-from medlens._bench import block, geometry, int8, layer, memory, run, streamed, tokens, turns, whole
+from medlens._bench import block, geometry, int8, layer, memory, run, streamed, tokens, turns, viewing, whole
 from medlens._bench.checkpoint import Decoder, write_checkpoint
 from medlens._bench.peers import need
 from medlens._bench.turns import PATIENCE, Job, Result, Turns, faster
 from medlens.errors import BadInput, CannotWrite
+from medlens.viewer.data import open_shown
 from medlens.walk.cases import arguments, cases
 from medlens.walk.forward import prepare
 
@@ -194,3 +195,27 @@ def test_the_block(monkeypatch):
     found = block.measured(12, 2)()
     assert found.keys() == block.SHOWN.keys()
     assert min(found.values()) > 0
+
+
+def test_a_sample_in_the_viewer(monkeypatch):
+    small = viewing.Size(blocks=2, grid=3, text=8, units=50, vocabulary=99)
+    monkeypatch.setattr(viewing, "Size", lambda: small)
+    first, block = viewing.first_screen()()["bytes"], viewing.one_block()()["bytes"]
+    assert first > block > 0
+
+
+def test_an_invented_run_is_whole(tmp_path):
+    """As large as is said, and nothing that the viewer would miss."""
+    small = viewing.Size(blocks=2, grid=3, text=8, units=50, vocabulary=99)
+    shown = open_shown(viewing.write_run(tmp_path, 2, small))
+    sample = shown.sample(1)
+    assert (len(sample["tokens"]), len(sample["patches"]["boxes"]), sample["blocks"]) == (17, 9, [0, 1])
+    assert sample["missing"].keys() == {"maps", "gates"}
+    assert sample["picture"].startswith("data:image/png")
+    assert sample["lens"]["said"].shape == (3, 17, 5)
+    for number in sample["blocks"]:
+        found = shown.block(1, number)
+        assert found["fires"]["units"].shape == (1, 17, 5)
+        assert (found["fires"]["units"] >= 0).all()
+        assert found["looks"]["positions"] == [13, 14, 15, 16]
+        assert set(found["fires"]["units"].ravel().tolist()) <= set(found["units"]["units"])

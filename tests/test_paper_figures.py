@@ -410,7 +410,7 @@ def _first_picture(shown):
 
 
 def test_a_heatmap_shows_and_saves_itself(heatmap, tmp_path):
-    alone = Image.open(BytesIO(heatmap._repr_png_())).convert("RGB")
+    alone = Image.open(BytesIO(heatmap._repr_png_()[0])).convert("RGB")
     scale = alone.width / 600
     at = lambda x, y: alone.getpixel((int((20 + x * 5.6) * scale), int((84 + y * 5.6) * scale)))
     assert at(25, 50) == (68, 1, 84)  # the ends of viridis, undimmed: there is no image below

@@ -26,14 +26,13 @@ from PIL import Image
 
 import medlens
 from medlens.errors import BadInput, BadRun
-from medlens.viewer import embed, packing
+from medlens.viewer import embed
 from medlens.viewer.data import Shown, open_shown
 from medlens.viewer.embed import fragment
-from medlens.viewer.files import MODULES, STATIC, joined
+from medlens.viewer.files import STATIC, joined
 from medlens.viewer.opening import opened
 from medlens.viewer.packing import DROPPED, FINEST
 from medlens.viewer.pieces import opened as inflated
-from medlens.viewer.pieces import packed
 from medlens.viewer.server import Server
 
 
@@ -101,37 +100,6 @@ def test_a_block_of_which_nothing_is_known(shown, sample):
     other = next(k for k, about in enumerate(shown.index["samples"]) if "looks" not in about["seen"])
     assert shown.sample(other)["blocks"] == []
     assert inflated(shown.payload(other, 0)) == {"looks": None, "fires": None, "units": None}
-
-
-def test_what_is_packed_comes_back():
-    given = (([-1, 2**31 - 1], "i4"), ([0.5, -1e30, 0], ">f4"), ([], "f4"), ([65535], "u2"))
-    arrays = [np.array(values, kind) for values, kind in given]
-    found = inflated(packed({"words": ["<é▁", ""], "deep": [{"of": array} for array in arrays]}))
-    assert found["words"] == ["<é▁", ""]
-    for array, back in zip(arrays, found["deep"], strict=True):
-        assert back["of"].tolist() == array.tolist()
-    for wrong, raised in ((float("nan"), ValueError), (object(), TypeError)):
-        with pytest.raises(raised):
-            packed([wrong])
-
-
-def test_numbers_are_rounded_and_not_cut():
-    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    found = packing.rounded(np.append(values, [0, np.finfo(np.float32).tiny]))
-    assert found[:-2] == pytest.approx(values, rel=ROUNDED)
-    assert abs(np.mean(found[:-2] / values - 1)) < ROUNDED / 10
-    assert found[-2] == 0
-
-
-def test_lists_of_any_length_are_packed():
-    """Positions without a row, empty lists and short ones leave their places free."""
-    rows = pl.DataFrame(
-        {"layer": 2, "position": [3, 1, 0], "units": [[7], [], [8, 9]], "activations": [[1.0], [], [2.0, 3.0]]},
-    )
-    found = packing.fires(rows)
-    assert (found["count"], found["each"]) == (4, 2)
-    assert found["units"].tolist() == [[[8, 9], [-1, -1], [-1, -1], [7, -1]]]
-    assert found["activations"][0, 0].tolist() == [2, 3]
 
 
 def test_patches_lie_where_the_study_says(run, sample, phantom):
@@ -250,7 +218,7 @@ def test_pictures_outside_the_run_are_not_read(run, tmp_path):
 def test_it_needs_no_torch(run):
     code = f"""
 import sys
-from medlens.viewer import embed, packing
+from medlens.viewer import embed
 from medlens.viewer.data import open_shown
 from medlens.viewer.server import Server
 with Server([open_shown({str(run.path)!r})]) as server:
@@ -449,6 +417,11 @@ def test_in_a_report(run):
     assert fragment(run, ["nobody"]) is None
 
 
+def test_the_same_script_in_all_places(server, run):
+    assert ask(server, "/static/viewer.js")[2].decode() == STATIC["viewer.js"] == joined()
+    assert joined() in fragment(run).html
+
+
 def test_in_a_notebook(run):
     pytest.importorskip("anywidget")
     widget = medlens.view(run, run.path)
@@ -472,26 +445,6 @@ def test_a_damaged_run_in_a_notebook(run, tmp_path):
     widget._handle_custom_msg({"path": "0/sample/0"}, [])
     assert "damaged" in sent[0][0]["failed"]
     assert sent[0][1] == []
-
-
-def test_one_script_of_all_modules(server, run):
-    """Each behind those that it imports; no import and no export is left but what the last one gives."""
-    place = Path(medlens.__file__).parent / "viewer" / "static" / "viewer"
-    assert sorted(path.stem for path in place.iterdir()) == sorted(MODULES)
-    for k, name in enumerate(MODULES):
-        asked = re.findall(r'"\./(\w+)\.js"', (place / f"{name}.js").read_text())
-        assert set(asked) <= set(MODULES[:k]), name
-    script = joined()
-    assert not re.findall(r"^import ", script, re.M)
-    assert re.findall(r"^export .*", script, re.M) == [
-        "export async function mount(element, source) {",
-        "export { inside, served };",
-        "export default { render: ({ model, el }) => void mount(el, asked(model)) };",
-    ]
-    names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", script, re.M)
-    assert len(names) == len(set(names)) > 40
-    assert STATIC["viewer.js"] == script == ask(server, "/static/viewer.js")[2].decode()
-    assert script in fragment(run).html
 
 
 def test_a_notebook_without_anywidget(run, monkeypatch):

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 import medlens
+from medlens.viewer import embed
 from medlens.viewer.data import Shown, open_shown, piece
 from medlens.viewer.embed import fragment
 from medlens.viewer.files import STATIC
@@ -374,21 +375,45 @@ def test_a_page_of_another_origin_reads_nothing(opened, run):
     assert found.page.evaluate("fetch('/data/index').then(r => r.status)") == 200  # while its own page may
 
 
+@pytest.fixture
+def reported(browser, tmp_path):
+    """A function that opens a page which allows a fragment's script, and nothing else: the page, what it has said."""
+
+    def reported(found):
+        page, said = browser.new_page(), []
+        policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {found.script_hash}"
+        head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}"><style>{found.style}</style>'
+        whole = f'<!doctype html><html lang="en"><title>r</title>{head}<body>{found.html}</body></html>'
+        (tmp_path / "report.html").write_text(whole)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto((tmp_path / "report.html").as_uri())
+        return page, said
+
+    return reported
+
+
 @pytest.mark.parametrize("which", ["run", "hostile"])
-def test_inside_a_report(browser, which, request, tmp_path):
-    """In a page that allows this one script, and nothing else."""
-    found, said = fragment(request.getfixturevalue(which)), []
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {found.script_hash}"
-    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}"><style>{found.style}</style>'
-    (tmp_path / "report.html").write_text(f'<!doctype html><html lang="en"><title>r</title>{head}<body>{found.html}</body></html>')
-    page = browser.new_page()
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto((tmp_path / "report.html").as_uri())
+def test_inside_a_report(reported, which, request):
+    page, said = reported(fragment(request.getfixturevalue(which)))
     page.locator("rect.patch").nth(9).click()
     assert "patch 9" in page.locator(".says p").inner_text()
     assert page.url.endswith("report.html")  # the report's own anchors are left alone
     assert page.evaluate("window.hit") is None
+    assert said == []
+    page.close()
+
+
+def test_inside_a_report_that_does_not_hold_all_of_it(reported, run, monkeypatch):
+    monkeypatch.setattr(embed, "_fitting", lambda shown, places: embed._pieces(shown, places, step=4))
+    page, said = reported(fragment(run))
+    page.locator(".says .state").nth(4).click()
+    page.wait_for_selector(".medlens-viewer:not([aria-busy])")
+    assert "in block 3" in page.locator(".caption").inner_text()
+    page.locator(".says .state").nth(1).click()
+    page.wait_for_selector(".units .empty")
+    told = "Block 6 cannot be shown: of this sample the page holds blocks 7, 3; medlens view RUN shows all."
+    assert page.locator(".units .empty").inner_text() == page.locator(".caption").inner_text() == told
     assert said == []
     page.close()
 

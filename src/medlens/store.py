@@ -94,7 +94,28 @@ class Run:
         self.path = path
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}: {self.manifest['model']['name']}, {self.samples.height} samples, {self.rows.height} rows)"
+        """One line, of any command's run: the model, its samples, and the first table that is its own."""
+        heights = {name: height for name, height in self._heights().items() if height}
+        own = next((name for name in heights if name not in ("samples", "answers")), None)
+        told = [f"{heights[name]} {name.replace('_', ' ')}" for name in ("samples", own) if name in heights]
+        return f"Run({str(self.path)!r}: {', '.join([self._model, *told])})"
+
+    @property
+    def _model(self) -> str:
+        """Its name: all that a run of `medlens explain` says of it."""
+        model = self.manifest.get("model")
+        return str(model["name"] if isinstance(model, dict) else model)
+
+    def _heights(self) -> dict[str, int]:
+        """Of each table that is there its rows, without reading them. Raises BadRun."""
+        found = {}
+        for path in (self.path / f"{name}.parquet" for name in TABLES):
+            try:
+                if path.is_file():
+                    found[path.stem] = pl.scan_parquet(path).select(pl.len()).collect().item()
+            except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+                raise BadRun(f"{path} is damaged") from e
+        return found
 
     def columns(self, table: str, *names: str) -> pl.DataFrame:
         """Some columns of a table, without reading the others."""
@@ -115,15 +136,14 @@ class Run:
 
     def _repr_html_(self) -> str:
         """For a notebook: what was studied, tables with their heights, where the report is, the first pictures."""
-        names = [name for name in TABLES if (self.path / f"{name}.parquet").is_file()]
-        heights = {name: _height(self.path / f"{name}.parquet") for name in names}
-        model, data = self.manifest["model"], self.manifest.get("data")
-        if data is None:  # maps of one sample
-            title = f"{model}, sample {self.manifest['sample'] or 'of your own'}"
-            told = {"question": self.manifest["question"], "answer": self.manifest["answer"]}
+        heights, data = self._heights(), self.manifest.get("data")
+        if data is None:  # of `medlens explain`: maps of one sample
+            title = f"{self._model}, sample {self.manifest.get('sample') or 'of your own'}"
+            told = {name: self.manifest.get(name) for name in ("question", "answer")}
         else:
-            title = f"{model['name']} on {data['name']}"
-            told = {"questions": data.get("samples"), "images": data.get("images"), "blocks": model.get("blocks")}
+            title = f"{self._model} on {data['name']}"
+            blocks = self.manifest["model"].get("blocks")
+            told = {"questions": data.get("samples"), "images": data.get("images"), "blocks": blocks}
         told["tables"] = ", ".join(f"{name} ({height:,})" for name, height in heights.items() if height)
         told["report"] = self._beside() if self.report.is_file() else None
         return display.card(title, told, self._pictures(heights))
@@ -149,14 +169,6 @@ class Run:
     def report(self) -> Path:
         """The report: one HTML file that needs nothing else."""
         return self.path / "report.html"
-
-
-def _height(table: Path) -> int:
-    """Rows of a table, without reading it."""
-    try:
-        return pl.scan_parquet(table).select(pl.len()).collect().item()
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
-        raise BadRun(f"{table} is damaged") from e
 
 
 def open_run(path: str | Path) -> Run:

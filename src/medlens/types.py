@@ -18,6 +18,7 @@ SHOWN = 256  # pixels of a picture in a notebook
 EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")  # what a screen shows as it is
 Group = Literal["image", "text", "template", "answer"]
 GROUPS: tuple[Group, ...] = ("image", "text", "template", "answer")
+MAP_SHOWN = 480  # pixels wide, a map there
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,10 +243,11 @@ class Heatmap:
 
         return overlay.save(self, Path(path), image)
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """For a notebook, with how wide it is to be shown there."""
         from medlens import overlay, svg
 
-        return svg.as_png(overlay.drawn(self))
+        return svg.as_png(overlay.drawn(self)), {"width": MAP_SHOWN}
 
     def on_image(self) -> np.ndarray:
         """(height, width): at each pixel the mean of the tokens whose boxes hold its middle; NaN where there is none. Never

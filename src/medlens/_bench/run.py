@@ -27,6 +27,7 @@ SECTIONS = {  # name -> the file it is in, and what it shows
     "knockout": "attention knockout in a window of blocks",
     "small": "help, and packing on the phantom",
     "report": "a report made again from its tables",
+    "viewing": "a sample in the viewer",
 }
 
 

@@ -57,8 +57,8 @@ def piece(runs: Sequence[Shown], path: str) -> bytes | None:
         return packed([shown.index for shown in runs])
     if not (found := PATH.fullmatch(path)):
         return None
-    run, place, block = (part and int(part) for part in found.groups())
-    if run >= len(runs) or place >= len(runs[run].samples) or (block or 0) >= runs[run].depth:
+    run, place, block = int(found[1]), int(found[2]), int(found[3]) if found[3] else None
+    if run >= len(runs) or place >= len(runs[run].samples) or (block is not None and block >= runs[run].depth):
         return None
     return runs[run].payload(place, block)
 

@@ -10,8 +10,8 @@ import { clamp } from "./words.js";
 const LAYERED = ["lens", "decisions", "looks", "fires"]; // what the slider goes through
 const BY_BLOCK = ["looks", "fires"];
 const KEYS = "← → token · ↑ ↓ state · Page Up, Page Down sample · on the image: arrows move between patches · Esc lets go";
-const AROUND = [-1, 1, -2, 2]; // states whose blocks are asked for ahead
-const KEPT = 150; // pieces
+const AROUND = 5; // states
+const KEPT = 100; // pieces
 const CALM = 50; // ms without anything new: browsers count how often the address is written
 
 export class Viewer {
@@ -111,14 +111,15 @@ export class Viewer {
     this.draw();
   }
 
-  // What may be wanted next is asked for, one after the other, until something else is looked at.
+  // What may be wanted next is asked for, one after the other, until something else is looked at: the states around this one, the
+  // samples around this one, all other states.
   async foresee() {
     const { sample, layer } = this.state;
     const seeing = (this.seeing = Symbol(sample));
     const place = this.ids.indexOf(sample);
-    const states = AROUND.map((by) => [sample, layer + by]).filter(([, state]) => state > 0 && state <= this.depth);
+    const states = [...Array(this.depth).keys()].map((block) => [sample, block + 1]).sort(([, a], [, b]) => Math.abs(a - layer) - Math.abs(b - layer));
     const samples = [this.ids[place + 1], this.ids[place - 1]].filter(Boolean).map((id) => [id, layer]);
-    for (const [id, state] of [...states, ...samples]) {
+    for (const [id, state] of [...states.slice(0, AROUND), ...samples, ...states.slice(AROUND)]) {
       await Promise.all(this.paths(id, state).map((path) => this.fetch(path)));
       if (seeing !== this.seeing) return;
     }
