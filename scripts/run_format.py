@@ -30,7 +30,8 @@ to them. A run is a folder of format {format}. All of it can be read without med
 
 There is no path and no header of an image in it. While it is made, it stands in `NAME.part` beside its place:
 `identity.json` (whose it is), `answers.jsonl`, `progress.json` (what the last finished block left, with the SHA-256 of every file
-that it counts on), `kept-*` and `lens-*` (what was found, block by block), `state-*.bin` (float32, where the cases wait), `lock`.
+that it counts on), `kept-*` and `lens-*` (what was found, block by block), `views/` (at single samples, with a `progress.json` of
+its own), `state-*.bin` (float32, where the cases wait), `lock`.
 
 ## Versions
 

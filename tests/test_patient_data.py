@@ -1,91 +1,27 @@
 """Names, dates and numbers planted wherever they come from, and looked for in every byte that a study writes."""
 
-import base64
 import json
 import re
 import warnings
-from io import BytesIO
+from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 from polars.testing import assert_frame_equal
 from tools.fuzz.guard import Guard
-from tools.fuzz.pictures import dicom
 
 import medlens
-from medlens import Plan
+from medlens import Plan, _views
+from medlens._explain import explain
 from medlens.data.burned_in import may_hold_text
 from medlens.data.pseudonyms import hidden, key, pseudonym
 from medlens.errors import BadInput, CannotWrite, MedlensWarning
 from medlens.phantom import questions
-
-HEADERS = ("Zephyrine", "19510607", "MRN-8842117", "Aldhelm", "Oswestry", "51.5072")  # in no name: never written
-PATHS = ("ward-paddington",)  # above the data: never written
-NAMES = ("quartermain", "1951-06-07", "8842117", "Cholmondeley")  # of files, samples and patients: not with `deidentify`
-QUESTION = "is there a lesion ?"
-
-
-def planted(folder):
-    """Five images in a folder, and a file of questions."""
-    folder.mkdir(parents=True)
-    drawn = [sample.image for sample in questions.samples(40, 0)][::9]
-    exif = Image.Exif()
-    exif[0x010E], exif[0x013B], exif[0x0132] = "Zephyrine", "Oswestry", "1951:06:07 19510607"
-    exif.get_ifd(0x8825)[1] = "51.5072"
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Comment", "Zephyrine MRN-8842117")
-    text.add_itxt("Author", "Oswestry")
-    text.add_text("Deep", "Aldhelm", zip=True)
-    drawn[0].save(folder / "quartermain_a.png", pnginfo=text, exif=exif, icc_profile=b"Aldhelm" * 40)
-    drawn[1].save(folder / "quartermain_b.jpg", exif=exif, comment=b"Zephyrine", icc_profile=b"Aldhelm" * 40, quality=95)
-    drawn[2].save(folder / "quartermain_c.tiff", description="Zephyrine", artist="Oswestry", date_time="19510607")
-    written = drawn[3].convert("L").resize((128, 128))
-    ImageDraw.Draw(written).text((4, 4), "QUARTERMAIN", fill=255, font=ImageFont.load_default(16))
-    written.save(folder / "quartermain_d.png")
-    elements = {
-        "PatientName": "Zephyrine^Q",
-        "PatientID": "MRN-8842117",
-        "PatientBirthDate": "19510607",
-        "InstitutionName": "Aldhelm",
-    }
-    (folder / "quartermain_e.dcm").write_bytes(dicom(ReferringPhysicianName="Oswestry", **elements))
-    (folder / "quartermain_bad.png").write_text("Zephyrine")
-    lines = [
-        {
-            "image": path.name, "question": QUESTION, "answer": "yes", "id": f"1951-06-07 {path.name}",
-            "image_id": f"8842117 {path.stem}", "patient_id": "8842117", "referrer": "Cholmondeley", "organ": "lung",
-        }
-        for path in sorted(folder.iterdir())
-    ]  # fmt: skip
-    lines.append(dict(lines[0], image="quartermain_gone.png", id="gone"))
-    (folder / "quartermain.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return folder / "quartermain.jsonl"
-
-
-def everything(folder):
-    """Every byte of a run: of files as they are, of tables as text, of pages also what is embedded in them, of pictures also their
-    metadata."""
-    found = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        data = path.read_bytes()
-        found += [path.relative_to(folder).as_posix().encode(), data]
-        if path.suffix == ".parquet":
-            found.append(pl.read_parquet(path).write_json().encode())
-        embedded = [base64.b64decode(text) for text in re.findall(rb"base64,([A-Za-z0-9+/=]+)", data)]
-        for picture in [*embedded, *([data] if path.suffix in (".png", ".jpg") else [])]:
-            found.append(picture)
-            if picture[:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0"):
-                with Image.open(BytesIO(picture)) as opened:
-                    found.append(repr((opened.info, dict(opened.getexif()))).encode())
-    return b"\n".join(found)
-
-
-def seen(words, data):
-    """Those of the words that are in it, in any case and in either encoding."""
-    data = data.lower()
-    return [w for w in words if w.lower().encode() in data or w.lower().encode("utf-16-le") in data]
+from medlens.viewer.data import open_shown
+from medlens.viewer.embed import fragment
+from named import HEADERS, NAMES, PATHS, embedded, everything, planted, seen
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +46,13 @@ def runs(phantom, place, data, guard):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as told:
         patch.setenv("MEDLENS_KEY", str(place / "key" / "mine"))
         warnings.simplefilter("always", MedlensWarning)
+        patch.setattr(_views, "explain", partial(explain, methods=("centre",)))
         for deidentify in (False, True):
             plan = Plan(
                 skip_bad=True,
                 deidentify=deidentify,
                 lens_images=1,
+                map_images=1,
                 folds=2,
                 thorough=False,
                 by=("organ",),
@@ -135,6 +73,23 @@ def test_names_are_written_and_with_deidentify_they_are_not(runs):
     named, hidden_ = (everything(runs[0][d].path) for d in (False, True))
     assert seen(NAMES, named) == list(NAMES)  # so the search finds what is there
     assert seen(NAMES, hidden_) == []
+
+
+def test_what_is_made_of_a_run_names_no_more_than_it(runs, tmp_path):
+    """Tables and figures for others, the viewer's page and what its server says, of a run with maps and single tokens."""
+    for deidentify, run in runs[0].items():
+        assert run.maps.height
+        assert run.looks.height
+        assert run.trust["picture"].drop_nulls().len() == 1
+        out = tmp_path / str(deidentify)
+        for kind in ("csv", "json"):
+            medlens.export(run, out / kind, kind)
+        medlens.figures(run, formats=("svg",), only=("effective_rank",), out=out / "figures")
+        shown = open_shown(run.path)
+        said = [shown.payload(k) for k in range(len(shown.samples))] + [repr(shown.index).encode(), fragment(run).html.encode()]
+        found = everything(out) + b"".join(said) + b"".join(map(embedded, said))
+        assert seen((*HEADERS, *PATHS), found) == []
+        assert seen(NAMES, found) == ([] if deidentify else list(NAMES))
 
 
 def test_nothing_else_changes(runs):

@@ -1,6 +1,9 @@
 """What a study shows of single samples: where tokens look, what fires, and maps with their cards."""
 
+import shutil
 from functools import partial
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -11,12 +14,13 @@ from PIL import Image
 import medlens
 from medlens import _explain, _tokens, _views, hooks
 from medlens._explain import explain
-from medlens.errors import BadInput, BadModel
+from medlens.errors import BadInput, BadModel, BadRun
 from medlens.measures.sinks import TIMES, sinks
 from medlens.models.prompt import read
 from medlens.overlay import svg
 from medlens.plan import Plan
 from medlens.types import Heatmap
+from medlens.unfinished import Unfinished
 from medlens.walk.forward import forward, prepare
 
 MAPS = True
@@ -192,22 +196,69 @@ def same(one, other):
             np.testing.assert_allclose(x.to_numpy(), y.to_numpy(), atol=1e-5)
 
 
-def test_what_was_shown_before_a_stop_is_not_shown_again(phantom, whole, tmp_path, monkeypatch):
-    def stopped(*_, **__):
-        raise KeyboardInterrupt
+def torn(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
-    with monkeypatch.context() as patch:
-        patch.setattr(_views, "explain", stopped)
+
+def replaced(path):
+    """By what can be read, and is another's."""
+    if path.suffix == ".json":
+        path.write_text('{"kept": {"..": {}, "maps-001": {}}}')
+    else:
+        Image.new("L", (9, 9)).save(path) if path.suffix == ".png" else pl.DataFrame({"sample": ["x"]}).write_parquet(path)
+
+
+def added(path):
+    (path.parent / "more" / "x").mkdir(parents=True)
+
+
+@pytest.fixture(scope="module")
+def stopped(phantom, tmp_path_factory):
+    """Left by a study that was stopped when all of it was shown."""
+    place = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_views, "explain", partial(explain, methods=("centre",)))
+        patch.setattr(_views, "gather", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            medlens.study(phantom, "phantom", PLAN, tmp_path / "run")
-    with monkeypatch.context() as patch:
-        patch.setattr(_views, "shown", stopped)  # the tokens are there already
-        same(medlens.study(phantom, "phantom", PLAN, tmp_path / "run"), whole)
+            medlens.study(phantom, "phantom", PLAN, place / "run")
+    return place
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, torn, replaced, added])
+@pytest.mark.parametrize("name", ["tokens/looks.parquet", "maps-001/trust.parquet", "maps-001/001-centre.png", "progress.json"])
+def test_nothing_is_shown_that_is_not_what_was_found(stopped, tmp_path, harm, name):
+    """Who gathers refuses it; who makes takes it away."""
+    views = shutil.copytree(stopped / "run.part" / "views", tmp_path / "run" / "views")
+    work = Unfinished(views, views)
+    assert _views.whole(work)
+    harm(views / name)
+    assert not _views.whole(work)
+    with pytest.raises(BadRun, match=r"^run/views is missing or damaged; the same command makes it again$"):
+        _views.gather([work], tmp_path)
+    _views._tidy(work)
+    assert _views.whole(work)
+    lost = {"tokens": ["maps-001"], "maps-001": ["tokens"]}.get(name.split("/")[0], ["maps-001", "tokens"] if harm is added else [])
+    assert sorted(path.name for path in views.iterdir() if path.is_dir()) == lost
+
+
+def test_what_is_whole_is_not_shown_again_and_what_is_torn_is(phantom, whole, stopped, tmp_path, monkeypatch):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    torn(tmp_path / "run.part" / "views" / "maps-001" / "001-centre.png")
+    monkeypatch.setattr(_views, "explain", partial(explain, methods=("centre",)))
+    monkeypatch.setattr(_views, "shown", Mock(side_effect=AssertionError))
+    run = medlens.study(phantom, "phantom", PLAN, tmp_path / "run")
+    same(run, whole)
+    assert (run.path / "maps" / "001-centre.png").read_bytes() == (whole.path / "maps" / "001-centre.png").read_bytes()
 
 
 def test_shares_show_what_the_whole_shows(phantom, whole, tmp_path):
     for k in (1, 2):
-        medlens.study_shard(phantom, "phantom", PLAN, tmp_path / "run", f"{k}/2")
+        share = medlens.study_shard(phantom, "phantom", PLAN, tmp_path / "run", f"{k}/2")
+    (share / "part-03.safetensors").unlink()
+    shutil.rmtree(share / "views")
+    with pytest.raises(BadRun, match=r"^2-of-2/part-03\.safetensors is missing or damaged"):
+        medlens.merge(tmp_path / "run")
+    medlens.study_shard(phantom, "phantom", PLAN, tmp_path / "run", "2/2")  # makes again what is not there
     same(medlens.merge(tmp_path / "run"), whole)
 
 

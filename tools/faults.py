@@ -22,9 +22,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medlens import _views
+from medlens._explain import explain
+from medlens.plan import Plan
 from trial import REFUSED, Bench, Count, at_change, clear, die, ending, fail, state, tables
 
 MEBIBYTE = 2**20
@@ -161,24 +165,38 @@ class Faults:
 
     def torn(self) -> Iterator[Count]:
         """Each file of an unfinished run gone, cut in half, empty: gone on with all the same, or refused in one line."""
-        count, place = Count("a file gone, cut off or empty"), self.bench.place / "torn"
-        self.bench.study(self.out, lambda: at_state(self.bench.model.depth // 2, die))
-        files = sorted(p.relative_to(self.out.parent) for p in self.out.parent.rglob("*") if p.is_file())
+        yield self._torn("a file gone, cut off or empty", lambda: at_state(self.bench.model.depth // 2, die), self.bench.plan)
+        _views.explain = partial(explain, methods=("centre",))  # a map that costs little: a card walks hundreds of times
+        plan = replace(self.bench.plan, instruments=("tokens", "maps"), map_images=1)
+        yield self._torn("a file of single samples gone, cut off or empty", at_gathering, plan, "views")
+
+    def _torn(self, kind: str, wrong: Callable[[], None], plan: Plan, below: str = "") -> Count:
+        """below: only files in this folder of the unfinished run."""
+        count, place = Count(kind), self.bench.place / "torn"
+        if code := self.bench.study(self.out, plan=plan):
+            sys.exit(f"{kind}: without a fault, {code}: {self.bench.words.read_text()}")
+        reference = tables(self.out)
+        clear(self.out.parent)
+        self.bench.study(self.out, wrong, plan=plan)
+        part = self.out.with_name(f"{self.out.name}.part")
+        files = sorted(p.relative_to(self.out.parent) for p in (part / below).rglob("*") if p.is_file())
+        if not files:
+            count.wrong.append("nothing was left to be torn")
         for k, name in enumerate(files * 3):
             if k % max(1, self.every // 4):
                 continue
             shutil.copytree(self.out.parent, place)
             tear(place / name, k // len(files))
-            code = self.bench.study(place / "run")
+            code = self.bench.study(place / "run", plan=plan)
             count.tried, count.struck = count.tried + 1, count.struck + 1
             count.endings["gone on with" if code == 0 else ending(code)] += 1
-            if code == 0 and tables(place / "run") != self.bench.tables:
+            if code == 0 and tables(place / "run") != reference:
                 count.wrong.append(f"other tables without {name}")
             if code not in (0, REFUSED):
                 count.wrong.append(f"{name}: {self.bench.words.read_text()}")
             shutil.rmtree(place)
         clear(self.out.parent)
-        yield count
+        return count
 
     def workers(self) -> Iterator[Count]:
         """Of two worker processes one is killed once, and is replaced; or every one at once, until it is given up."""
@@ -252,6 +270,11 @@ def at_state(number: int, do: Callable[[], None]) -> None:
             do()
 
     Unfinished.note = noted  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def at_gathering() -> None:
+    """Killed when all is found at single samples, and none of it is in the run yet."""
+    _views.gather = lambda *_: die()
 
 
 def tear(path: Path, how: int) -> None:

@@ -25,7 +25,7 @@ from medlens.models import Model
 from medlens.plan import Plan
 from medlens.report import write_report
 from medlens.types import Sample
-from medlens.unfinished import check_identity, explained, locked, writing
+from medlens.unfinished import Unfinished, check_identity, explained, locked, writing
 from medlens.walk.cases import cases
 from medlens.walk.layout import Layout
 from medlens.walk.subgroups import refuse_subgroups
@@ -58,7 +58,7 @@ def study_shard(
         with locked(folder):
             prepared = prepare(model, samples, plan, watcher, folder)
             check_identity(folder, prepared.identity)
-            if not (folder / "manifest.json").exists():
+            if not _done(folder, prepared.model.depth):
                 laid = cases(prepared.model, prepared.prompts)
                 besides = _views.walks(prepared.model, plan, prepared.prompts)
                 forecast = foresee(prepared.model, prepared.intake, prepared.prompts, laid, plan, besides)
@@ -67,6 +67,16 @@ def study_shard(
                 said = prepared.manifest(prepared.identity, {}, meter.peak)
                 store.write_manifest(folder, said | _told(prepared, number, of, forecast))
     return folder
+
+
+def _done(folder: Path, depth: int) -> bool:
+    """Whether a share is, and nothing of it was lost or deleted since."""
+    parts = all(part_of(folder, block).exists() for block in range(depth + 1))
+    return (folder / "manifest.json").exists() and parts and _views.whole(_views_of(folder))
+
+
+def _views_of(folder: Path) -> Unfinished:
+    return Unfinished(folder / VIEWS, folder / VIEWS)
 
 
 def shard_of(shard: str) -> tuple[int, int]:
@@ -90,7 +100,8 @@ def _do(prepared: Prepared, number: int, of: int, folder: Path, watcher: Watcher
         write_share(share, begun, watcher.tick)
     answers, told = share.answers(lambda: None)
     model, plan = prepared.model, prepared.plan
-    _views.make(model, plan, _views.chosen(model, plan, prepared.prompts), told, folder / VIEWS, folder, watcher)
+    (folder / VIEWS).mkdir(exist_ok=True)
+    _views.make(model, plan, _views.chosen(model, plan, prepared.prompts), told, _views_of(folder), watcher)
     said = dict(zip((prompt.sample.id for prompt in share.prompts), answers, strict=True))
     _record.write_tables(folder, prepared.intake, [said.get(sample.id) for sample in prepared.intake.samples])
 
@@ -123,7 +134,7 @@ def merge(out: str | Path, *, watcher: Watcher | None = None) -> store.Run:
         shutil.copy(folders[0] / "samples.parquet", place)
         _record.write_findings(place, reading.findings)
         store.write_table(place, "answers", _answers(folders))
-        _views.gather([folder / VIEWS for folder in folders], place)
+        _views.gather(map(_views_of, folders), place)
         store.write_manifest(place, {k: v for k, v in manifest.items() if k != "share"} | {"shares": len(folders), "seconds": {}})
         _words.write(place)
         claims.write(place)

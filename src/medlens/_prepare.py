@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,19 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from medlens import _record
 from medlens._forecast import Forecast
 from medlens.budget import BASE_MEMORY, bytes_of
 from medlens.data import read
-from medlens.data.burned_in import may_hold_text
+from medlens.data.burned_in import warn_of_text
 from medlens.data.dicom import through
 from medlens.data.grouping import distinct
 from medlens.data.images import open_image
 from medlens.data.intake import Intake, take_in
 from medlens.data.pseudonyms import KEPT, hidden, key
-from medlens.errors import BadData, BadInput, MedlensWarning
+from medlens.errors import BadData, BadInput
 from medlens.instruments.own import sources
 from medlens.models import MOST, Model, load
 from medlens.models import prompt as prompts_
@@ -152,15 +149,7 @@ def _gather(samples: Sequence[Sample] | str | Path, plan: Plan) -> tuple[list[Sa
 
 def _deidentified(intake: Intake) -> Intake:
     """With one line for all that was left out (a reason may name a file), a warning where something may be written on images."""
-    first = dict(zip(intake.images, intake.samples, strict=True))
-    shown = [open_image(image, sample.id, grey=True).convert("L") for sample in first.values() for image in sample.images]
-    count = sum(may_hold_text(np.asarray(image)) for image in shown)
-    if count:
-        warnings.warn(
-            f"on {count} of {len(shown)} images something may be written, a name perhaps; pseudonyms change no pictures: look at "
-            "those in the run before you give it away",
-            MedlensWarning, stacklevel=2,
-        )  # fmt: skip
+    count = warn_of_text(dict(zip(intake.images, intake.samples, strict=True)).values())
     left = (f"{len(intake.skipped)} samples that could not be read: their names are hidden",) if intake.skipped else ()
     return replace(intake, skipped=left, burned_in=count)
 

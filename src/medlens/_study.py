@@ -81,12 +81,12 @@ def study(
             )
             _count_units(prepared, findings, work.scratch, watcher, clock)
             with clock("single samples"):
-                _look_at_some(prepared, named, answers, work, watcher)
+                shown = _look_at_some(prepared, named, answers, work, watcher)
             _record.gather(work.folder, findings)
             with work.becoming(out) as folder:
                 watcher.begin("writing the report", 1)
                 _record.write_tables(folder, prepared.intake, answers, findings)
-                _views.gather([work.folder / VIEWS], folder)
+                _views.gather(shown, folder)
                 store.write_manifest(folder, _manifest(prepared, forecast, clock.seconds, meter.peak))
                 _words.write(folder)
                 claims.write(folder)
@@ -160,13 +160,16 @@ def _count_units(prepared: Prepared, findings: Findings, scratch: Path, watcher:
 
 def _look_at_some(
     prepared: Prepared, named: tuple[str, str] | None, answers: Sequence[Answer | None], work: Unfinished, watcher: Watcher
-) -> None:
-    """A few samples token by token, and their maps. (Where others have walked, the model here is one that stayed in its files.)"""
+) -> list[Unfinished]:
+    """A few samples token by token, and their maps; and where that lies, if there is any. (Where others have walked, the model here
+    is one that stayed in its files.)"""
     plan, prompts = prepared.plan, prepared.prompts
     chosen = _views.chosen(prepared.model, plan, prompts)
-    if chosen.number:
-        model = load_whole(named[0], plan) if named else prepared.model
-        _views.make(model, plan, chosen, told(prepared, prompts, answers), work.folder / VIEWS, work.scratch, watcher)
+    if not chosen.number:
+        return []
+    model, views = load_whole(named[0], plan) if named else prepared.model, work.within(VIEWS)
+    _views.make(model, plan, chosen, told(prepared, prompts, answers), views, watcher)
+    return [views]
 
 
 def _walk(model: Model, laid: list[Case], reading: Instruments, work: Unfinished, watcher: Watcher) -> Findings:

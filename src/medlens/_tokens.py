@@ -106,7 +106,7 @@ def _looks(case: Case, block: int, attention: Tensor) -> list[Record]:
     weights = attention[:, image]
     drawn = sinks(weights[max(image) + 1 :]).nonzero()[:, 0].tolist()
     return [
-        {**about, "weights": weights[place].numpy(), "sinks": drawn} for place, about in _tokens(case, block) if place > max(image)
+        {**about, "weights": weights[place].tolist(), "sinks": drawn} for place, about in _tokens(case, block) if place > max(image)
     ]
 
 

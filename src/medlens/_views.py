@@ -1,7 +1,8 @@
 """What a study shows of single samples: token by token where each looks and what fires, and maps with their report cards.
 
 Each sample is a folder of its own until all are done, so that a study that is killed makes none of them twice, and so that shares
-of a study can each make theirs.
+of a study can each make theirs. `progress.json` beside these folders holds the digest of every file in them: one in which
+something is not what it was is made again.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from medlens._explain import explain, methods_for, ticks
 from medlens._explain.page import Explanation, rows_of_map
 from medlens._prepare import Watcher
 from medlens._tokens import places, shown
-from medlens.errors import BadInput, BadModel, MedlensError
+from medlens.errors import BadInput, BadModel, BadRun, MedlensError
 from medlens.instruments.lens import worded
 from medlens.models import Model
 from medlens.overlay import Style, svg
 from medlens.plan import MAPPED, WIDE, Plan
 from medlens.svg import as_png
+from medlens.unfinished import Unfinished
 from medlens.walk.cases import Prompt
 from medlens.walk.room import Files
 
@@ -62,23 +64,24 @@ def walks(model: Model, plan: Plan, prompts: Sequence[Prompt]) -> int:
     return len(found.tokens) + WALKS * len(methods_for(model)) * len(found.maps)
 
 
-def make(model: Model, plan: Plan, found: Chosen, told: Sequence[Prompt], folder: Path, scratch: Path, watcher: Watcher) -> None:
-    """Look at the chosen samples, and write what is found below `folder`, where it is not there already. told: the study's prompts
-    with their answers behind them, or a share's: the others are left to other shares."""
+def make(model: Model, plan: Plan, found: Chosen, told: Sequence[Prompt], work: Unfinished, watcher: Watcher) -> None:
+    """Look at the chosen samples, and leave in `work` what is found, where it is not there already, and whole. told: the study's
+    prompts with their answers behind them, or a share's: the others are left to other shares."""
+    _tidy(work)
     answered = {prompt.sample.id: prompt for prompt in told}
     tokens = [answered[p.sample.id] for p in found.tokens if p.sample.id in answered]
     maps = [p for p in found.maps if p.sample.id in answered]
-    if tokens and not (folder / "tokens").exists():
+    if tokens and not (work.folder / "tokens").exists():
         watcher.begin("looking at tokens", len(tokens) * model.depth)
         lengths = [len(prompt.tokens) for prompt in tokens]
-        with tempfile.TemporaryDirectory(dir=scratch) as waiting:
+        with tempfile.TemporaryDirectory(dir=work.scratch) as waiting:
             room = Files(Path(waiting), lengths, model.width, model.dtype, model.device)
-            _keep(folder / "tokens", shown(model, tokens, room, watcher.tick) | {"places": places(model, tokens)}, {})
+            _keep(work, "tokens", shown(model, tokens, room, watcher.tick) | {"places": places(model, tokens)}, {})
     if maps:
         steps = ticks(len(methods_for(model)))
         watcher.begin("making maps", steps * len(maps))
         for prompt in maps:
-            _map(model, plan, prompt, found.number[prompt.sample.id], folder, _AtMost(watcher, steps))
+            _map(model, plan, prompt, found.number[prompt.sample.id], work, _AtMost(watcher, steps))
 
 
 class _AtMost:
@@ -97,13 +100,13 @@ class _AtMost:
             self()
 
 
-def _map(model: Model, plan: Plan, prompt: Prompt, number: int, folder: Path, tick: _AtMost) -> None:
-    place = folder / f"maps-{number:03d}"
-    if not place.exists():
+def _map(model: Model, plan: Plan, prompt: Prompt, number: int, work: Unfinished, tick: _AtMost) -> None:
+    name = f"maps-{number:03d}"
+    if not (work.folder / name).exists():
         try:
-            _keep(place, *_records(explain(model, prompt.sample, tokens=False, seed=plan.seed, tick=tick), number))
+            _keep(work, name, *_records(explain(model, prompt.sample, tokens=False, seed=plan.seed, tick=tick), number))
         except (BadInput, BadModel) as e:  # this sample, or this family, has no maps: that is a finding, and the study goes on
-            _keep(place, {"trust": [_none(prompt.sample.id, "", e)]}, {})
+            _keep(work, name, {"trust": [_none(prompt.sample.id, "", e)]}, {})
     tick.rest()
 
 
@@ -129,23 +132,57 @@ def _records(found: Explanation, number: int) -> tuple[dict[str, list[dict[str, 
     }, pictures
 
 
-def _keep(place: Path, records: dict[str, list[dict[str, Any]]], pictures: dict[str, bytes]) -> None:
+def _keep(work: Unfinished, name: str, records: dict[str, list[dict[str, Any]]], pictures: dict[str, bytes]) -> None:
     """Whole, or not at all."""
-    making = place.with_name(f"{place.name}.making")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    for name, rows in records.items():
-        store.write_table(making, name, rows)
-    for name, data in pictures.items():
-        store.write(making / name, data)
+    place, making = work.folder / name, work.folder / f"{name}.making"
+    making.mkdir()
+    for table, rows in records.items():
+        store.write_table(making, table, rows)
+    for picture, data in pictures.items():
+        store.write(making / picture, data)
     making.replace(place)
+    work.note({"kept": _noted(work) | {name: work.sealed(place.iterdir())}})
 
 
-def gather(folders: Iterable[Path], run: Path) -> None:
-    """Write the tables and pictures of a run (whose table `samples` is there), from what `make` has left in these folders."""
+def _noted(work: Unfinished) -> dict[str, Any]:
+    """The digests of the files in each sample's folder."""
+    noted = work.progress.get("kept")
+    return noted if isinstance(noted, dict) else {}
+
+
+def _kept(work: Unfinished) -> list[Path]:
+    return [path for path in work.folder.iterdir() if path.is_dir()] if work.folder.is_dir() else []
+
+
+def _is_whole(work: Unfinished, place: Path) -> bool:
+    """Whether in this folder is what was written there, and nothing else."""
+    sealed = _noted(work).get(place.name)
+    there = {path.relative_to(work.folder).as_posix() for path in place.iterdir()}
+    return isinstance(sealed, dict) and there == set(sealed) and work.holds(sealed)
+
+
+def _tidy(work: Unfinished) -> None:
+    """Take away what is not whole. Noted also where nothing is there: else nobody could tell that from what was lost."""
+    sound = [place for place in _kept(work) if _is_whole(work, place)]
+    for place in set(_kept(work)) - set(sound):
+        shutil.rmtree(place)
+    work.note({"kept": {place.name: _noted(work)[place.name] for place in sound}})
+
+
+def whole(work: Unfinished) -> bool:
+    """Whether all that `make` has left there is there, and is what it was."""
+    kept = _kept(work)
+    return "kept" in work.progress and {p.name for p in kept} == set(_noted(work)) and all(_is_whole(work, p) for p in kept)
+
+
+def gather(works: Iterable[Unfinished], run: Path) -> None:
+    """Write the tables and pictures of a run (whose table `samples` is there), from what `make` has left in these folders. Raises
+    BadRun for one that is not whole."""
+    works = list(works)
+    if lost := [work.folder for work in works if not whole(work)]:
+        raise BadRun(f"{lost[0].parent.name}/{lost[0].name} is missing or damaged; the same command makes it again")
     order = {name: k for k, name in enumerate(pl.read_parquet(run / "samples.parquet")["sample"])}
-    kept = sorted((p for folder in folders if folder.is_dir() for p in folder.iterdir()), key=lambda p: p.name)
-    kept = [p for p in kept if p.suffix != ".making"]
+    kept = sorted((place for work in works for place in _kept(work)), key=lambda p: p.name)
     for name in TABLES:
         frames = [pl.read_parquet(p / f"{name}.parquet") for p in kept if (p / f"{name}.parquet").exists()]
         table = pl.concat([pl.DataFrame(schema=store.TABLES[name]), *frames])

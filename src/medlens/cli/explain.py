@@ -67,11 +67,8 @@ def command(
         bars.begin("importing torch", 1)
         import medlens
         from medlens._explain import methods_for, ticks
-        from medlens.data.pseudonyms import hidden, key
 
-        asked = sample_of(sample, image, question, data, seed)
-        if deidentify:
-            asked = hidden([asked], key())[0]
+        asked = sample_of(sample, image, question, data, seed, deidentify)
         bars.tick()
         bars.begin("loading the model", 1)
         loaded = medlens.load(model, device=device, dtype=dtype, vision_tower=vision_tower, adapter=adapter, memory=memory)

@@ -54,6 +54,7 @@ def command(
     words: Annotated[int, typer.Option(min=1, help="So many of each token.")] = 5,
     lens: Annotated[str | None, typer.Option(help="File of a tuned lens, in place of the logit lens.")] = None,
     seed: options.Seed = 0,
+    deidentify: options.Deidentify = False,
     vision_tower: options.VisionTower = "auto",
     adapter: options.Adapter = None,
     device: options.Device = "cpu",
@@ -70,7 +71,7 @@ def command(
         bars.begin("importing torch", 1)
         import medlens
 
-        asked = sample_of(sample, image, question, data, seed)
+        asked = sample_of(sample, image, question, data, seed, deidentify)
         bars.tick()
         bars.begin("loading the model", 1)
         loaded = medlens.load(model, device=device, dtype=dtype, vision_tower=vision_tower, adapter=adapter, memory=memory)
@@ -99,7 +100,22 @@ def _row_and_column(patch: str) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def sample_of(number: int | None, image: Path | None, question: str | None, data: str, seed: int) -> Sample:
+def sample_of(
+    number: int | None, image: Path | None, question: str | None, data: str, seed: int, deidentify: bool = False
+) -> Sample:
+    """The one that is meant; under pseudonyms, with a warning where something may be written on it."""
+    from medlens.data.burned_in import warn_of_text
+    from medlens.data.pseudonyms import hidden, key
+
+    found = _found(number, image, question, data, seed)
+    if not deidentify:
+        return found
+    (found,) = hidden([found], key())
+    warn_of_text([found])
+    return found
+
+
+def _found(number: int | None, image: Path | None, question: str | None, data: str, seed: int) -> Sample:
     import medlens
 
     if (number is None) == (image is None):

@@ -28,6 +28,7 @@ def command(
     leave_out_massive: Annotated[bool, typer.Option(help="Cosines without the columns of massive activations.")] = False,
     limit: options.Limit = None,
     seed: options.Seed = 0,
+    deidentify: options.Deidentify = False,
     vision_tower: options.VisionTower = "auto",
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
@@ -41,6 +42,8 @@ def command(
     with Bars() as bars:
         bars.begin("importing torch", 1)
         import medlens
+        from medlens.data.burned_in import warn_of_text
+        from medlens.data.pseudonyms import hidden, key
 
         bars.tick()
         bars.begin("loading the model", 1)
@@ -48,12 +51,16 @@ def command(
         bars.tick()
         samples = medlens.phantom.samples(limit or 200, seed) if data == "phantom" else medlens.read(data, question)[:limit]
         shown = samples if image is None else [medlens.Sample(image, question or "what is shown ?", id=image.stem)]
+        if deidentify:
+            samples, shown = hidden(samples, key()), hidden(shown, key())
         bars.begin("walking and comparing", 1)
         found = medlens.neighbours(
             loaded, shown, texts or samples, layers=layer, k=k, images=images, cap=cap, seed=seed,
             leave_out_massive=leave_out_massive,
         )  # fmt: skip
         found.save(out, loaded)
+        if deidentify:
+            warn_of_text(found.samples)
         if save_texts is not None:
             found.texts.save(save_texts)
         bars.tick()

@@ -28,6 +28,7 @@ def command(
     memory: options.Memory = None,
     scratch: options.Scratch = None,
     skip_bad: options.SkipBad = False,
+    deidentify: options.Deidentify = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -37,7 +38,7 @@ def command(
 
     plan = Plan(
         limit=limit, seed=seed, question=question, answers=answers, vision_tower=vision_tower, adapter=adapter,  # pyright: ignore
-        device=device, dtype=dtype, memory=memory, scratch=scratch, skip_bad=skip_bad,
+        device=device, dtype=dtype, memory=memory, scratch=scratch, skip_bad=skip_bad, deidentify=deidentify,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

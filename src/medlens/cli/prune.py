@@ -29,6 +29,7 @@ def command(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
+    deidentify: options.Deidentify = False,
     memory: options.Memory = None,
     scratch: options.Scratch = None,
     as_json: options.AsJson = False,
@@ -41,7 +42,7 @@ def command(
     plan = Plan(
         limit=limit, seed=seed, max_new_tokens=max_new_tokens, question=question, window=window_of(window), device=device,
         dtype=dtype, skip_bad=skip_bad, vision_tower=vision_tower, memory=memory,
-        scratch=scratch,
+        scratch=scratch, deidentify=deidentify,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

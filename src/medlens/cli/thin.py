@@ -29,6 +29,7 @@ def command(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     skip_bad: options.SkipBad = False,
+    deidentify: options.Deidentify = False,
     memory: options.Memory = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -39,7 +40,7 @@ def command(
 
     plan = Plan(
         limit=limit, seed=seed, question=question, window=window_of(window), device=device, dtype=dtype, skip_bad=skip_bad,
-        vision_tower=vision_tower, adapter=adapter, memory=memory,
+        vision_tower=vision_tower, adapter=adapter, memory=memory, deidentify=deidentify,
     )  # fmt: skip
     with Bars() as bars:
         bars.begin("importing torch", 1)

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
+
 import numpy as np
 from scipy import ndimage
+
+from medlens.data.images import open_image
+from medlens.errors import MedlensWarning
+from medlens.types import Sample
 
 WHITE = 250  # grey value from which on a pixel may be of something written
 LETTERS = 3  # of about one height, side by side
 HEIGHTS = (5, 0.12)  # of a letter: pixels at least; share of the picture's height at most
+
+
+def warn_of_text(samples: Iterable[Sample]) -> int:
+    """Warn of images on which something may be written. Returns how many. samples: one of each image."""
+    shown = [open_image(image, sample.id, grey=True).convert("L") for sample in samples for image in sample.images]
+    count = sum(may_hold_text(np.asarray(image)) for image in shown)
+    if count:
+        warnings.warn(
+            f"on {count} of {len(shown)} images something may be written, a name perhaps; pseudonyms change no pictures: look at "
+            "those in the run before you give it away",
+            MedlensWarning, stacklevel=3,
+        )  # fmt: skip
+    return count
 
 
 def may_hold_text(grey: np.ndarray) -> bool:
