@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -362,10 +363,11 @@ def test_on_the_command_line(tmp_path):
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path):
     run = study_like(tmp_path)
+    shutil.copytree(run.path, tmp_path / "twin")
     code = f"""
 import sys, medlens
 medlens.judge(medlens.open_run({str(run.path)!r}))
-medlens.compare([{str(run.path)!r}] * 2).write({str(tmp_path / "out")!r})
+medlens.compare([{str(run.path)!r}, {str(tmp_path / "twin")!r}]).write({str(tmp_path / "out")!r})
 print([m for m in ("torch", "transformers") if m in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ SAID = {
     "lens neighbours --limit 2 --images 1 --layer 2 --cap 20": {"out", "words", "layers"},
     "lens train --limit 2": {"lens"},
     "claims RUN": {"run", "claims"},
-    "compare RUN RUN": {"comparison", "summary", "notes"},
+    "compare RUN TWIN": {"comparison", "summary", "notes"},
     "doctor": {"memory", "disk", "speed"},
     "edit phantom --scale 0.1=0.5": {"checkpoint", "scaled"},
     "phantom evaluate --n 2": {"model", "n", "questions"},
@@ -95,7 +96,10 @@ def fakes(run, monkeypatch):
 @pytest.mark.parametrize("said", SAID)
 def test_one_object_and_nothing_else(said, run, fakes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = [str(run.path) if word == "RUN" else word for word in said.replace("OUT", "out").split()]
+    places = {"RUN": str(run.path), "TWIN": str(tmp_path / "twin")}
+    if "TWIN" in said:
+        shutil.copytree(run.path, tmp_path / "twin")
+    words = [places.get(word, word) for word in said.replace("OUT", "out").split()]
     nowhere = said.split()[0] in ("claims", "doctor", "merge", "data", "bench", "report") or "evaluate" in said
     where = [] if nowhere else ["--out", "o.png" if "show" in said else "o"]
     done = CliRunner().invoke(app, [*words, *where, "--json"], catch_exceptions=False)
