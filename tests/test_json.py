@@ -42,7 +42,7 @@ SAID = {
     "study --shard 1/2 --limit 2": {"share", "merge"},
     "merge OUT": {"run", "report"},
     "neurons": {"run", "report", "cards"},
-    "reliance": {"run", "report", "verdict", "lights"},
+    "reliance": {"run", "report", "verdict", "reservations", "lights"},
     "probe": {"run", "report", "best"},
     "explain --benchmark": {"run", "report", "leaderboard"},
     "explain --sample 0 --methods edges --no-tokens --no-card": {"page", "answer", "methods", "cards"},
@@ -82,6 +82,7 @@ def fakes(run, monkeypatch):
     monkeypatch.setattr("medlens.report.pruned.said", lambda _: "one block can go")
     monkeypatch.setattr("medlens.report.again.make_report", lambda path: path / "manifest.json")
     monkeypatch.setattr("medlens.report.lights.verdict", lambda _: "rests on the image")
+    monkeypatch.setattr("medlens.report.lights.reservations", lambda _: "")
     monkeypatch.setattr("medlens.cli.bench.bench", lambda *_, **__: "# Performance")
     monkeypatch.setattr("medlens.study_shard", lambda *_, **__: Path("run.shares/1"))
     lens = SimpleNamespace(told={"gain": math.nan})
