@@ -11,6 +11,7 @@ from scipy.stats import linregress, t
 import medlens
 from medlens import claims, store
 from medlens.claims import NOT_SUPPORTED, OPEN, PUBLISHED, SUPPORTED, judge, peak_set
+from medlens.cli.claims import command as command_of
 from medlens.curves import spans
 from medlens.errors import BadInput
 from medlens.grammar import MEASURED, Of, parse
@@ -272,7 +273,7 @@ def test_undefined_layers(tmp_path):
     run = write_run(tmp_path / "run", values)
     falls = verdict(run, "cka/image falls")
     assert (falls.verdict, falls.layers) == (SUPPORTED, LAYERS - 1)
-    assert "undefined at layers 2: the rows do not vary" in falls.note
+    assert "undefined at layer 2: the rows do not vary" in falls.note
     below = verdict(run, "cka/image below 2")
     assert below.verdict == OPEN
     assert "the rows do not vary" in below.note
@@ -359,6 +360,10 @@ def test_on_the_command_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("medlens: the claim 'mev/text wobbles' cannot be read; expected MEASURE/TOKENS")
     assert done.stderr.count("\n") == 1
+    empty = shutil.copytree(run.path, tmp_path / "empty")
+    run.rows.clear().write_parquet(empty / "rows.parquet")
+    with pytest.raises(BadInput, match="runs of `medlens study`"):
+        command_of(empty)
 
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path):
