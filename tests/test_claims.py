@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from scipy.stats import linregress, t
 import medlens
 from medlens import claims, store
 from medlens.claims import NOT_SUPPORTED, OPEN, PUBLISHED, SUPPORTED, judge, peak_set
+from medlens.cli.claims import command as command_of
 from medlens.curves import spans
 from medlens.errors import BadInput
 from medlens.grammar import MEASURED, Of, parse
@@ -271,7 +273,7 @@ def test_undefined_layers(tmp_path):
     run = write_run(tmp_path / "run", values)
     falls = verdict(run, "cka/image falls")
     assert (falls.verdict, falls.layers) == (SUPPORTED, LAYERS - 1)
-    assert "undefined at layers 2: the rows do not vary" in falls.note
+    assert "undefined at layer 2: the rows do not vary" in falls.note
     below = verdict(run, "cka/image below 2")
     assert below.verdict == OPEN
     assert "the rows do not vary" in below.note
@@ -358,14 +360,19 @@ def test_on_the_command_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("medlens: the claim 'mev/text wobbles' cannot be read; expected MEASURE/TOKENS")
     assert done.stderr.count("\n") == 1
+    empty = shutil.copytree(run.path, tmp_path / "empty")
+    run.rows.clear().write_parquet(empty / "rows.parquet")
+    with pytest.raises(BadInput, match="runs of `medlens study`"):
+        command_of(empty)
 
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path):
     run = study_like(tmp_path)
+    shutil.copytree(run.path, tmp_path / "twin")
     code = f"""
 import sys, medlens
 medlens.judge(medlens.open_run({str(run.path)!r}))
-medlens.compare([{str(run.path)!r}] * 2).write({str(tmp_path / "out")!r})
+medlens.compare([{str(run.path)!r}, {str(tmp_path / "twin")!r}]).write({str(tmp_path / "out")!r})
 print([m for m in ("torch", "transformers") if m in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

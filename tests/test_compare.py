@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -69,6 +70,15 @@ def test_where_nothing_differs_little_is_significant(tmp_path):
     assert max(hits.values()) <= 17
 
 
+def test_rounding_is_no_difference(tmp_path):
+    """A self-similarity of 1 at state 0, in every fold, but for the last digit of float32."""
+    ones, nearly = np.ones((FOLDS, 3)), np.full((FOLDS, 3), 1 - 2.0**-23)
+    runs = [write_run(tmp_path / n, {"self_similarity/text": v}) for n, v in (("a", ones), ("b", nearly), ("c", ones - 1e-5))]
+    found = medlens.compare(runs).differences
+    assert not found.filter(other="b")["significant"].any()
+    assert found.filter(other="c")["significant"].all()
+
+
 def test_three_runs_are_compared_with_the_first(tmp_path):
     rng = np.random.default_rng(4)
     runs = [write_run(tmp_path / n, {"cka/image": folds(rng, k), "mev/text": folds(rng)}) for k, n in enumerate("abc")]
@@ -107,7 +117,7 @@ def test_protocols_that_differ_are_named_and_nulls_left_aside(tmp_path):
     assert any("sound with published" in note for note in found.notes)
     null = write_run(tmp_path / "null", {"cka/image": folds(rng)}, protocol="null: pairs")
     with pytest.raises(BadInput, match="no row in common"):
-        medlens.compare([null, null])
+        medlens.compare([null, write_run(tmp_path / "other", {"cka/image": folds(rng)}, protocol="null: pairs")])
 
 
 def test_undefined_layers_have_a_reason(tmp_path):
@@ -133,8 +143,11 @@ def test_what_cannot_be_compared(tmp_path):
         medlens.compare([run, other])
     with pytest.raises(BadRun, match="is not a run"):
         medlens.compare([run, tmp_path / "nothing"])
+    again = write_run(tmp_path / "again", {"cka/image": np.zeros((FOLDS, 3))})
     with pytest.raises(BadRun, match="is no comparison"):
-        medlens.compare([run, run]).write(run.path)
+        medlens.compare([run, again]).write(run.path)
+    with pytest.raises(BadInput, match="is given twice"):
+        medlens.compare([run, again, tmp_path / "a" / ".." / "a"])
 
 
 # ---- CKA
@@ -219,10 +232,12 @@ def test_the_page_needs_nothing_else_and_escapes(tmp_path):
 def test_on_the_command_line(tmp_path):
     rng = np.random.default_rng(11)
     for k, name in enumerate("ab"):
-        write_run(tmp_path / name, {"anisotropy/image": folds(rng, k)})
+        others = {f"own_{number}/answer": folds(rng) for number in range(21)}
+        write_run(tmp_path / name, {"anisotropy/image": folds(rng, k), **others})
     command = [sys.executable, "-c", "from medlens.cli import main; main()", "compare"]
     done = subprocess.run([*command, "a", "b"], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "9 of 9" in done.stdout
+    assert "2 more on the page" in done.stdout
     assert "paired by fold" in done.stderr
     assert (tmp_path / "compare-a-b" / "compare.html").is_file()
     done = subprocess.run([*command, "a", "b", "--json", "--out", "o"], capture_output=True, text=True, cwd=tmp_path, check=True)
@@ -246,7 +261,7 @@ def test_two_studies(phantom, tmp_path):
     (kernels,) = [heat.values for heat in found.cka if heat.tokens == "image"]
     assert kernels.shape == (9, 9)
     assert kernels[8, 8] < 0.99  # another model
-    itself = medlens.compare([runs[0], runs[0]])
+    itself = medlens.compare([runs[0], shutil.copytree(runs[0].path, tmp_path / "twin")])
     assert all(np.allclose(heat.values.diagonal(), 1, atol=1e-6) for heat in itself.cka)
     assert itself.differences["difference"].fill_nan(0).abs().max() == 0
     assert not itself.differences["significant"].fill_null(False).any()

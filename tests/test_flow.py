@@ -294,6 +294,6 @@ def test_it_is_drawn_and_said(rows):
     assert page.count("<svg") == 2
     assert said_of(reads_image(rows)) in page
     assert f"<td>{everywhere(rows)['value']:.3g}</td>" in page
-    assert said_of([]) == "In no block is it seen that the image is read."
+    assert said_of([]) == "Of no single block is it sure that the image is read there."
     assert said_of([3]) == "The image is read in block 3."
     assert said_of([0, 1, 4, 6, 7]) == "The image is read in blocks 0 to 1, 4, 6 to 7."

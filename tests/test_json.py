@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ SAID = {
     "study --shard 1/2 --limit 2": {"share", "merge"},
     "merge OUT": {"run", "report"},
     "neurons": {"run", "report", "cards"},
-    "reliance": {"run", "report", "verdict", "lights"},
+    "reliance": {"run", "report", "verdict", "reservations", "lights"},
     "probe": {"run", "report", "best"},
     "explain --benchmark": {"run", "report", "leaderboard"},
     "explain --sample 0 --methods edges --no-tokens --no-card": {"page", "answer", "methods", "cards"},
@@ -50,7 +51,7 @@ SAID = {
     "lens neighbours --limit 2 --images 1 --layer 2 --cap 20": {"out", "words", "layers"},
     "lens train --limit 2": {"lens"},
     "claims RUN": {"run", "claims"},
-    "compare RUN RUN": {"comparison", "summary", "notes"},
+    "compare RUN TWIN": {"comparison", "summary", "notes"},
     "doctor": {"memory", "disk", "speed"},
     "edit phantom --scale 0.1=0.5": {"checkpoint", "scaled"},
     "phantom evaluate --n 2": {"model", "n", "questions"},
@@ -81,6 +82,7 @@ def fakes(run, monkeypatch):
     monkeypatch.setattr("medlens.report.pruned.said", lambda _: "one block can go")
     monkeypatch.setattr("medlens.report.again.make_report", lambda path: path / "manifest.json")
     monkeypatch.setattr("medlens.report.lights.verdict", lambda _: "rests on the image")
+    monkeypatch.setattr("medlens.report.lights.reservations", lambda _: "")
     monkeypatch.setattr("medlens.cli.bench.bench", lambda *_, **__: "# Performance")
     monkeypatch.setattr("medlens.study_shard", lambda *_, **__: Path("run.shares/1"))
     lens = SimpleNamespace(told={"gain": math.nan})
@@ -95,7 +97,10 @@ def fakes(run, monkeypatch):
 @pytest.mark.parametrize("said", SAID)
 def test_one_object_and_nothing_else(said, run, fakes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = [str(run.path) if word == "RUN" else word for word in said.replace("OUT", "out").split()]
+    places = {"RUN": str(run.path), "TWIN": str(tmp_path / "twin")}
+    if "TWIN" in said:
+        shutil.copytree(run.path, tmp_path / "twin")
+    words = [places.get(word, word) for word in said.replace("OUT", "out").split()]
     nowhere = said.split()[0] in ("claims", "doctor", "merge", "data", "bench", "report") or "evaluate" in said
     where = [] if nowhere else ["--out", "o.png" if "show" in said else "o"]
     done = CliRunner().invoke(app, [*words, *where, "--json"], catch_exceptions=False)

@@ -15,6 +15,7 @@ from invented import HOSTILE, invented
 from medlens import _figures, store
 from medlens._figures import style as styles
 from medlens.errors import BadInput, BadRun, CannotWrite
+from medlens.report.readings import READINGS
 from medlens.types import Sample
 
 MM = 72 / 25.4  # points
@@ -157,6 +158,22 @@ def test_captions_say_n_intervals_and_source(made):
     assert "a, image tokens; b, text tokens" in said
     assert "183 mm wide" in said
     assert "not drawn, and stand in the file" in said  # of subgroups
+    assert "the dashed line lies below the thick one" in said  # nothing is massive in this run
+
+
+def test_captions_name_marks_that_the_picture_does_not(full):
+    told = _figures.captions(
+        full, [figure for figure in _figures._of(full) if figure.name == "mean_cosine"], [styles.Drawn("", 1, 1, 6)]
+    )
+    assert "Hollow diamond" in told
+    assert "Grey, weights: the same of a model of random weights." in told
+    assert "below the thick one" not in told
+
+
+@pytest.mark.parametrize("reading", READINGS.values(), ids=lambda reading: reading.title)
+def test_captions_stand_alone(reading):
+    words = f"{reading.meaning} {reading.beware}"
+    assert not re.search(r"^The same|first chart|chart above|as above|than above|said above", words)
 
 
 def test_what_data_say_is_escaped(full):

@@ -1,6 +1,8 @@
 """Does the answer rest on the image: against plain forwards, and on phantoms that look, follow a mark, or are blind."""
 
 import itertools
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from scipy.spatial.distance import jensenshannon
 
 import medlens
-from medlens import _reliance
+from medlens import _reliance, store
 from medlens._gate import BOUND, Gate, Swapped, divergence, gate_of, gates, of_answer, stamp, swapped
 from medlens._reliance.consistency import consistency
 from medlens._reliance.shortcuts import covered, looks_written, written
@@ -19,7 +21,7 @@ from medlens._reliance.swapping import Judged, mean_of
 from medlens._swaps import FEWEST, KINDS, Swap, shuffled, swaps
 from medlens.errors import BadInput
 from medlens.models.prompt import Look, as_batch
-from medlens.report.lights import NOT, RESTING, SHORTCUT, lights, summary, verdict
+from medlens.report.lights import NOT, RESTING, SHORTCUT, lights, reservations, summary, verdict
 from medlens.scoring import right
 from medlens.spread import student
 from medlens.walk.forward import prepare
@@ -237,6 +239,22 @@ def test_only_the_shortcut_is_caught(runs):
 def test_three_models_three_verdicts(runs):
     assert [verdict(run) for run in runs.values()] == [RESTING, SHORTCUT, NOT]
     assert [{light.colour for light in lights(run)} for run in runs.values()] == [{"green"}, {"amber"}, {"red"}]
+
+
+def test_few_images_are_a_reservation(runs, tmp_path):
+    assert [reservations(run) for run in runs.values()] == ["", "", ""]  # all green; and behind other verdicts there are none
+    few = store.open_run(shutil.copytree(runs["sound"].path, tmp_path / "few"))
+    changed = pl.when(pl.col("group") == "place").then(3).otherwise(pl.col("images")).cast(pl.Int64).alias("images")
+    few.reliance_by.with_columns(changed).write_parquet(few.path / "reliance_by.parquet")
+    few = store.open_run(few.path)
+    assert reservations(few) == "with reservations for 1 of 2 types of question"
+    told = json.loads((few.path / "manifest.json").read_text())
+    told["data"]["name"] = "scans"
+    (few.path / "manifest.json").write_text(json.dumps(told))
+    page = medlens.make_report(few.path).read_text()
+    assert "<strong>rests on the image</strong>, with reservations for 1 of 2 types of question." in page
+    assert "its answers to these images mean nothing" in page
+    assert "mean nothing" not in runs["sound"].report.read_text()
 
 
 def test_the_page_says_so(runs):

@@ -6,6 +6,7 @@ The public names below are imported when they are first used: importing torch ta
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"medlens.{name}")
     if name not in _HOME_OF:
-        raise AttributeError(f"medlens has no {name!r}")
+        raise AttributeError(f"medlens has no {name!r}", name=name, obj=sys.modules[__name__])  # so Python names the nearest
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value

@@ -39,7 +39,7 @@ SIDE = 1024  # of the matrices that are multiplied to measure speed
 @dataclass(frozen=True)
 class ModelFacts:
     """Of a model folder, without loading it. parameters; bytes on disk and in memory in float32, of all of it and of its largest
-    block; what is missing, a line each."""
+    block; what is missing, a line each; tower: what is to be known of the vision tower, where there is something."""
 
     name: str
     family: str
@@ -50,6 +50,7 @@ class ModelFacts:
     memory: int
     block: int
     missing: tuple[str, ...]
+    tower: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,11 @@ def _facts(name: str) -> ModelFacts:
     text = written.get("text_config", written)
     tensors = check_shards(folder)
     parameters, disk = _sizes(tensors)
+    no_tower, tower = _tower(folder, written, tensors)
     return ModelFacts(
         Path(name).name, str(written.get("model_type")), int(text.get("num_hidden_layers", 0)), int(text.get("hidden_size", 0)),
-        parameters, disk, 4 * parameters, 4 * _largest_block(tensors), _missing(folder, written),
+        parameters, disk, 4 * parameters, 4 * _largest_block(tensors), (*_missing(folder), *no_tower),
+        tower,
     )  # fmt: skip
 
 
@@ -180,14 +183,26 @@ def _largest_block(tensors: dict[str, Path]) -> int:
     return max(sizes.values(), default=0)
 
 
-def _missing(folder: Path, written: dict[str, Any]) -> tuple[str, ...]:
+def _tower(folder: Path, written: dict[str, Any], tensors: dict[str, Path]) -> tuple[tuple[str, ...], str]:
+    """Of LLaVA-Med's layout, whose tower lies elsewhere: what is missing for good, and what will be taken in its place."""
+    named = str(written.get("mm_vision_tower"))
+    if not is_original(folder) or is_here(named):
+        return (), ""
+    if any("vision_tower" in name for name in tensors):
+        return (), f"{named}, which its authors use, is not here: the checkpoint's own will be taken, or --vision-tower FOLDER"
+    return (
+        f"its vision tower {named} is not here, and it has none of its own: fetch it, and name it with --vision-tower FOLDER",
+    ), ""
+
+
+def _missing(folder: Path) -> tuple[str, ...]:
     found = []
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         found.append("no tokenizer: copy tokenizer.model or tokenizer.json from where the weights came from")
-    if is_original(folder):
-        tower = str(written.get("mm_vision_tower"))
-        if not is_here(tower):
-            found.append(f"its vision tower {tower} is not here: --vision-tower FOLDER, {tower} (to be fetched), or checkpoint")
-    elif not (folder / "processor_config.json").is_file() and not (folder / "preprocessor_config.json").is_file():
+    if (
+        not is_original(folder)
+        and not (folder / "processor_config.json").is_file()
+        and not (folder / "preprocessor_config.json").is_file()
+    ):
         found.append("no image processor: copy preprocessor_config.json from where the weights came from")
     return tuple(found)

@@ -94,7 +94,8 @@ def gate_of(sample: str, rows: Sequence[Swapped], bound: float | None = None) ->
     if not rows:
         return Gate(sample, False, 0.0, bound, 0, "there is no image that the answer could rest on")
     shift = max(abs(row.shift) for row in rows)
-    said = f"with {len(rows)} other images its log-odds move by at most {shift:.2g} (bound {bound:g})"
+    against = f"{'more' if shift > bound else 'not more'} than {bound:g}"
+    said = f"with {len(rows)} other images its log-odds move by up to {shift:.2g} ({against})"
     verdict = "this answer depends on the image" if shift > bound else "this answer does not depend on the image"
     return Gate(sample, shift > bound, shift, bound, len(rows), f"{verdict}: {said}")
 

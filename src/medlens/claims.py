@@ -300,7 +300,8 @@ def _why(curve: Curve) -> str:
     """Why a layer is not defined: the first reason."""
     missing = np.flatnonzero(~curve.sure)
     notes = [note for note in (curve.notes[k] for k in missing) if note]
-    return f"undefined at layers {spans(set(curve.layers[missing].tolist()))}: {notes[0] if notes else 'with one fold less'}"
+    layers = set(curve.layers[missing].tolist())
+    return f"undefined at layer{'s' * (len(layers) > 1)} {spans(layers)}: {notes[0] if notes else 'with one fold less'}"
 
 
 def _and_why(curve: Curve) -> str:

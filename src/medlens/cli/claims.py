@@ -25,8 +25,12 @@ def command(
 ) -> None:
     """Judge the published study's claims on a run, and your own: supported, not supported, or cannot be said."""
     import medlens
+    from medlens.errors import BadInput
 
-    verdicts = medlens.judge(medlens.open_run(run), claim or (), protocol)
+    opened = medlens.open_run(run)
+    if opened.rows.is_empty():
+        raise BadInput(f"{run} holds no measures of hidden states: claims are judged on runs of `medlens study`")
+    verdicts = medlens.judge(opened, claim or (), protocol)
     if as_json:
         say({"run": run, "claims": [verdict._asdict() for verdict in verdicts]})
     else:

@@ -11,6 +11,8 @@ import typer
 from medlens.cli import options
 from medlens.cli.result import say
 
+LINES = 20  # of the table that are printed: those that differ come first, and the page has all
+
 
 def command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of two runs or more; all are compared with the first.")],
@@ -30,5 +32,7 @@ def command(
     if as_json:
         say({"comparison": page, "notes": found.notes, "summary": found.summary.to_dicts()})
         return
-    table(found.summary, found.title, width=150)
+    table(found.summary.head(LINES), found.title, width=150)
+    if (more := found.summary.height - LINES) > 0:
+        print(f"{more} more on the page")
     print(f"comparison: {page}")

@@ -49,6 +49,7 @@ def _lines(found: Examination) -> list[str]:
             f"model      {facts.name} ({facts.family}): {facts.blocks} blocks, {facts.width} wide, {facts.parameters:,} "
             f"parameters; {facts.disk / 2**30:.2f} GiB of files, {facts.memory / 2**30:.2f} GiB in float32"
         )
+        lines += [f"tower      {facts.tower}"] if facts.tower else []
         lines += [f"missing    {line}" for line in facts.missing]
     lines.append(f"mode       {found.mode}")
     if found.walk_seconds is not None and found.answer_seconds is not None:

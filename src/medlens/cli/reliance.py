@@ -43,15 +43,15 @@ def command(
     with Bars() as bars:
         bars.begin("importing torch", 1)
         import medlens
-        from medlens.report.lights import summary, verdict
+        from medlens.report.lights import reservations, summary, verdict
 
         bars.tick()
         run = medlens.reliance(model, data, out, plan, watcher=bars)
-    said, found = verdict(run), summary(run)
+    said, but, found = verdict(run), reservations(run), summary(run)
     for line in run.manifest["data"]["skipped"]:
         print(f"medlens: left out: {line}", file=sys.stderr)
     if as_json:
-        say({"run": run.path, "report": run.report, "verdict": said, "lights": found.to_dicts()})
+        say({"run": run.path, "report": run.report, "verdict": said, "reservations": but, "lights": found.to_dicts()})
         return
     table(found, "does the answer rest on the image?", width=150)
-    print(f"What {run.manifest['model']['name']} says {said}.\nreport: {run.report}")
+    print(f"What {run.manifest['model']['name']} says {', '.join(filter(None, (said, but)))}.\nreport: {run.report}")

@@ -87,13 +87,14 @@ def compare(runs: Sequence[store.Run | str | Path]) -> Comparison | Reliances:
 
     Runs of `reliance` have no layers: they are set beside each other by their verdicts, in one table.
 
-    Raises BadInput for fewer than two runs, where two have no row in common, and for runs of different commands; BadRun for a
-    folder that is none.
+    Raises BadInput for fewer than two runs, a run that is given twice, where two have no row in common, and for runs of different
+    commands; BadRun for a folder that is none.
     """
     if isinstance(runs, str | Path) or len(runs) < 2:
         got = 1 if isinstance(runs, str | Path) else len(runs)
         raise BadInput(f"a comparison needs two runs or more; got {got}: give their folders, the one to compare with first")
     opened = tuple(run if isinstance(run, store.Run) else store.open_run(run) for run in runs)
+    _refuse_twice(opened)
     names = _names(opened)
     if any(asked := ["reliance" in run.manifest for run in opened]):
         if not all(asked):
@@ -114,6 +115,14 @@ def compare(runs: Sequence[store.Run | str | Path]) -> Comparison | Reliances:
     lines = [line for name, pair in pairs for line in records((names[0], name), pair)]
     differences, answers = pl.DataFrame(lines, schema=SCHEMA), pl.DataFrame(kept, schema=of_answers.SCHEMA)
     return Comparison(names, opened, differences, answers, tuple(cka), tuple(notes), tuple(pairs))
+
+
+def _refuse_twice(runs: Sequence[store.Run]) -> None:
+    """A run does not differ from itself, and a page that says so at length is a slip of the pen."""
+    places = [run.path.resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
+            raise BadInput(f"the run {run.path} is given twice: name another one to compare it with")
 
 
 def _names(runs: Sequence[store.Run]) -> tuple[str, ...]:

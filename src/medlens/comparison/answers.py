@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from medlens.spread import clustered, jackknife_error, student
@@ -16,7 +17,7 @@ SCHEMA = {
     **dict.fromkeys(("n", "images"), pl.Int64),  # questions, and of how many images (patients, where the data name them)
     **dict.fromkeys(("kept", "low", "high"), pl.Float64),  # share of answers that are the same but for case and outer spaces
     **dict.fromkeys(("correct", "other_correct"), pl.Float64),  # share that is true; null where no truth is known
-    # of these, other - first, paired; no interval where no image differs
+    # of these, other - first, paired; no interval where all images differ alike
     **dict.fromkeys(("difference", "difference_low", "difference_high"), pl.Float64),
 }
 
@@ -71,7 +72,7 @@ def _difference(known: pl.DataFrame) -> dict[str, float | None]:
     sums = known.group_by("unit", maintain_order=True).agg(gained=gained.sum(), n=pl.len())
     of, n = sums["gained"].to_numpy(), sums["n"].to_numpy()
     found["difference"] = mean = float(of.sum() / n.sum())
-    if len(of) > 1 and of.any():  # else its interval would have no width, and say too much
+    if len(of) > 1 and np.ptp(of / n) > 0:  # else its interval would have no width, and say too much
         half = float(student(len(of) - 1, LEVEL / 2) * jackknife_error((of.sum() - of) / (n.sum() - n)))
         found |= {"difference_low": mean - half, "difference_high": mean + half}
     return found

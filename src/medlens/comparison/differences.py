@@ -13,6 +13,7 @@ from medlens.spread import jackknife_error, student, welch
 from medlens.store import Run
 
 LEVEL = 0.05
+ROUNDING = 1e-6  # of the values: states are float32, and what differs by less than its rounding does not differ
 
 
 class Matched(NamedTuple):
@@ -88,6 +89,8 @@ def _differ(key: Key, other_protocol: str, first: Curve, other: Curve, paired: b
         folds = (len(first.folds), len(other.folds))
         each = zip(*(jackknife_error(curve.without[:, sure]).tolist() for curve in (first, other)), strict=True)
         half, how = np.array([error * float(student(df, level)) for error, df in (welch(two, folds) for two in each)]), "unpaired"
+    scale = np.maximum(np.abs(first.values), np.abs(other.values))[sure]
+    half = np.where(np.abs(difference) <= ROUNDING * scale, np.maximum(half, np.abs(difference)), half)
     low[sure], high[sure] = difference - half, difference + half
     return Matched(key, other_protocol, first, other, low, high, how, "")
 

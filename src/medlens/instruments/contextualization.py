@@ -293,7 +293,7 @@ class Contextualization:
         came, kept = sum(s.n for s in samples), sum(len(s.rows) for s in samples if s.rows is not None)
         said = []
         if group == "text" and self.followed.questions > 1:
-            said.append(f"of {self.followed.questions} questions the one asked of most images ({self.followed.images})")
+            said.append(f"of {self.followed.questions} questions, the one that is asked of most images: of {self.followed.images}")
         if group == "image" and self.followed.patches > PLACES:
             said.append(f"at {PLACES} of {self.followed.patches} places of the grid")
         if kept < came:

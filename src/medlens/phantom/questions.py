@@ -18,6 +18,7 @@ from medlens.phantom.scanner import LESIONS, MODALITIES, PLACES, Slice, draw
 from medlens.types import Region, Sample
 
 SOURCE = "phantom"  # the tag that tells a drawn slice from a patient's image
+OWN = (SOURCE, "phantom slices")  # names of data that the phantom was made for
 COUNTS = ("zero", "one", "two")
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -73,6 +74,11 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 def is_phantom(model: str) -> bool:
     """Whether this is the name of one of the phantom's models, sound or not."""
     return model.partition(":")[0] == SOURCE
+
+
+def is_foreign(model: str, data: str) -> bool:
+    """Whether one of the phantom's models was asked of images that it was not made for: its answers to them mean nothing."""
+    return is_phantom(model) and data not in OWN
 
 
 @dataclass(frozen=True)

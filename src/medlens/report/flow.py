@@ -63,7 +63,7 @@ def _surely(row: Mapping[str, Any], least: float) -> bool:
 def said_of(blocks: list[int]) -> str:
     """A sentence on where the image is read."""
     if not blocks:
-        return "In no block is it seen that the image is read."
+        return "Of no single block is it sure that the image is read there."
     runs: list[list[int]] = []
     for block in blocks:
         if runs and block == runs[-1][1] + 1:

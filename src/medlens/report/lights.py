@@ -13,7 +13,7 @@ FEWEST = 10  # images (patients): of fewer nothing is called green
 NOT, SHORTCUT, KNOWS_NOT, RESTING = (
     "does not rest on the image",
     "rests on the image, but on a shortcut",
-    "moves with the image, but is right no more often than by guessing",
+    "moves with the image, but is not surely right more often than by guessing",
     "rests on the image",
 )
 
@@ -37,8 +37,8 @@ def lights(run: store.Run) -> list[Light]:
     """One of each type of question (of all together, where no types are known). The rule:
 
     red: fewer than half of the answers rest on the image (the gate). green: at least 0.95 do, of at least ten images, and nothing
-    speaks against it. amber: all else, with its reasons: some answers do not; answers are right no more often than the commonest
-    answer would be (the interval's lower end; where the true ones are known); a shortcut is followed; few images.
+    speaks against it. amber: all else, with its reasons: some answers do not; answers are not surely right more often than the
+    commonest answer would be (the interval's lower end; where the true ones are known); a shortcut is followed; few images.
     """
     frame = run.reliance_by
     by = "question_type" if frame.filter(by="question_type").height else "all"
@@ -56,6 +56,15 @@ def verdict(run: store.Run) -> str:
         return SHORTCUT
     known = [light for light in lights(run) if "right" in light.numbers]
     return KNOWS_NOT if known and not any(_knows(light.numbers) for light in known) else RESTING
+
+
+def reservations(run: store.Run) -> str:
+    """What is to be said behind the verdict that answers rest on the image; empty where every light is green, and behind others."""
+    found = lights(run)
+    amber = sum(light.colour != "green" for light in found)
+    if verdict(run) != RESTING or not amber:
+        return ""
+    return "with reservations" + f" for {amber} of {len(found)} types of question" * (amber < len(found))
 
 
 def shortcuts(run: store.Run) -> set[str]:
@@ -94,7 +103,7 @@ def _light(group: str, numbers: dict[str, dict[str, Any]], shortcut: bool) -> Li
     if shortcut:
         reasons.append("the answers follow what is written on the image")
     if "right" in numbers and not _knows(numbers):
-        reasons.append("right no more often than by guessing")
+        reasons.append("not surely right more often than by guessing")
     if rests["images"] < FEWEST:
         reasons.append(f"only {rests['images']} image{'s' * (rests['images'] != 1)}")
     grave = rests["value"] < MOST or shortcut or rests["images"] < FEWEST or ("right" in numbers and not _knows(numbers))

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from medlens import store
 from medlens.errors import BadRun
 from medlens.jsontext import parse
-from medlens.phantom.questions import is_phantom
+from medlens.phantom.questions import OWN, is_foreign, is_phantom
 from medlens.report.album import Album
 from medlens.report.drawing import STYLE
 from medlens.report.figures import Figures
@@ -29,7 +29,6 @@ from medlens.report.unknown import unknown
 from medlens.report.words import lens_words
 from medlens.viewer.embed import fragment
 
-OWN = ("phantom", "phantom slices")  # names of data that the phantom was made for
 SHOWN, STRIP = 60, 12  # samples with their picture, all are in the tables; pictures on the first screen
 PAGES = (  # instrument, title, its sections
     ("geometry", "Geometry", ("linear", "spread", "dimensions", "own")),
@@ -188,7 +187,7 @@ def _warnings(run: store.Run) -> list[str]:
     """What must be known before anything else is believed."""
     model, data = run.manifest["model"], run.manifest["data"]
     found = []
-    if is_phantom(model["name"]) and data["name"] not in OWN:
+    if is_foreign(model["name"], data["name"]):
         found.append(
             "The model is the phantom: it was trained on drawn slices and nothing else, so its answers to these images "
             "mean nothing. The geometry of its hidden states is measured all the same, and is real."

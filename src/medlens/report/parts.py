@@ -13,7 +13,7 @@ import polars as pl
 from medlens.curves import spans
 from medlens.errors import BadRun
 from medlens.picture import within
-from medlens.report.readings import BEHIND, READINGS, SCALES
+from medlens.report.readings import BEHIND, FLOORS, READINGS, SCALES
 
 CLASSES = {"supported": "right", "not supported": "wrong"}  # what else is said ("cannot be said") is neither
 LISTED = 20
@@ -44,9 +44,11 @@ def _charts(claim: str, shown: Collection[str]) -> list[tuple[str, str]]:
 
 
 def _home(measure: str) -> str:
-    """The chart that shows a measure: its own, or the one in which it stands behind another."""
+    """The chart that shows a measure: its own, or the one in which it stands behind another or is its null."""
     if measure in SCALES and measure not in READINGS:
         return "scales"
+    if measure in FLOORS:
+        return FLOORS[measure]
     if measure in BEHIND:
         return next(name for name, reading in READINGS.items() if measure in reading.behind)
     return measure

@@ -73,7 +73,7 @@ def _linear() -> dict[str, Reading]:
         "held_out_linearity": Reading(
             "Linearity, held out",
             True,
-            "The same, but each fold of whole images is scored with a map that was fitted on the other folds.",
+            "Linearity, but each fold of whole images is scored with a map that was fitted on the other folds.",
             below,
             held_out,
             "linear",
@@ -81,25 +81,24 @@ def _linear() -> dict[str, Reading]:
         "linearity_adjusted": Reading(
             "Linearity above its floor",
             True,
-            "Linearity in sample, rescaled so that 0 is its floor (the thin line: whole images are permuted, so that "
+            "Linearity in sample, rescaled so that 0 is its floor (what it scores where whole images are permuted, so that "
             "inputs meet the outputs of other images) and 1 stays 1.",
             exact,
             "after Theil 1961",
             "linear",
-            {"linearity_floor": "floor"},
         ),
         "linearity_of_update": Reading(
             "Linearity of the update",
             True,
             "Linearity of what the block adds to its input: the residual stream, which is linear by construction, is taken out.",
-            "Fitted and scored on the same rows, as in the first chart.",
+            "Fitted and scored on the same rows, so it is too high where rows are few.",
             "Razzhigaev et al. 2024",
             "linear",
         ),
         "held_out_linearity_of_update": Reading(
             "Linearity of the update, held out",
             True,
-            "The same, on images that the map was not fitted on: the score to believe.",
+            "Linearity of the update on images that the map was not fitted on: the score to believe.",
             below,
             held_out,
             "linear",
@@ -107,11 +106,11 @@ def _linear() -> dict[str, Reading]:
         "linearity_of_update_adjusted": Reading(
             "Linearity of the update above its floor",
             True,
-            "In sample, rescaled so that 0 is its floor (the thin line) and 1 stays 1.",
+            "Linearity of the update in sample, rescaled so that 0 is its floor (what it scores where whole images are permuted) "
+            "and 1 stays 1.",
             exact,
             "after Theil 1961",
             "linear",
-            {"linearity_of_update_floor": "floor"},
         ),
         "cka": Reading(
             "Similarity before and after a block (CKA)",
@@ -145,8 +144,8 @@ def _spread() -> dict[str, Reading]:
         "effective_rank": Reading(
             "Effective rank",
             False,
-            "How many directions share the variance, counted by its entropy: small directions weigh more than above.",
-            "Depends on the number of rows, as above.",
+            "How many directions share the variance, counted by its entropy: small ones weigh more than by squares.",
+            "Depends on the number of rows: compare image and text only at equal n.",
             "after Roy & Vetterli 2007 (there: of singular values)",
             "spread",
         ),
@@ -161,7 +160,7 @@ def _spread() -> dict[str, Reading]:
         "mean_cosine_between": Reading(
             "Mean cosine between images",
             False,
-            "The same over pairs from different images only: the baseline of every other cosine.",
+            "Mean cosine over pairs from different images only: the baseline of every other cosine.",
             "",
             "Ethayarajh 2019",
             "spread",
@@ -182,8 +181,8 @@ def _dimensions() -> dict[str, Reading]:
         "intrinsic_dimension_between": Reading(
             "Intrinsic dimension, neighbours from other images",
             False,
-            "The same where a token's neighbours must come from other images than its own.",
-            "Where it differs from the chart above, that one saw single images rather than what they have in common.",
+            "Intrinsic dimension where a token's neighbours must come from other images than its own.",
+            "Where it differs from the one among all tokens, that one saw single images rather than what they have in common.",
             "after Facco et al. 2017",
             "dimensions",
         ),
@@ -206,7 +205,7 @@ def _contextual() -> dict[str, Reading]:
         "adjusted_self_similarity": Reading(
             "Self-similarity above its baseline",
             False,
-            "What is left when the baseline is taken off.",
+            "What is left of self-similarity when the baseline is taken off.",
             less,
             "Ethayarajh 2019",
             "contextual",
@@ -223,7 +222,7 @@ def _contextual() -> dict[str, Reading]:
         "adjusted_intra_similarity": Reading(
             "Intra-similarity above its baseline",
             False,
-            "What is left when the baseline is taken off.",
+            "What is left of intra-similarity when the baseline is taken off.",
             less,
             "Ethayarajh 2019",
             "contextual",
@@ -238,12 +237,17 @@ def _contextual() -> dict[str, Reading]:
             mev,
         ),
         "adjusted_mev": Reading(
-            "MEV above its baseline", False, "What is left when the baseline is taken off.", less, "Ethayarajh 2019", "contextual"
+            "MEV above its baseline",
+            False,
+            "What is left of MEV when the baseline is taken off.",
+            less,
+            "Ethayarajh 2019",
+            "contextual",
         ),
         "mev_centred": Reading(
             "MEV, centred",
             False,
-            "The same about the mean state: the share of what context changes that lies along one direction.",
+            "MEV about the mean state: the share of what context changes that lies along one direction.",
             "At least 1 / (contexts - 1) for any data.",
             "Ethayarajh 2019 (as in the code of the paper)",
             "contextual",
@@ -305,7 +309,7 @@ def _lens() -> dict[str, Reading]:
             False,
             "The share of the tokens whose likeliest word is in one of the lists of medical words. Thin: those of each kind, and "
             "the share of such words in the vocabulary.",
-            "A medical word need not be the right one: whether words vary with the image is said above. A model of random weights "
+            "A medical word need not be the right one: another table says which vary with the image. A model of random weights "
             "has favourite words too, and they may be medical: compare the null of weights, if it was walked. A word of several "
             "pieces counts only if its first piece begins no other words.",
             "the lists of this package",
@@ -331,7 +335,11 @@ SCALES = {  # shown together, in one chart: the number of rows is halved
     "intrinsic_dimension_of_quarter": "1/4",
     "intrinsic_dimension_of_eighth": "1/8",
 }
-BEHIND = {name for reading in READINGS.values() for name in reading.behind}
+FLOORS = {  # no line of their own: the null of pairs, on the scale of these charts, is the same number
+    "linearity_floor": "linearity",
+    "linearity_of_update_floor": "linearity_of_update",
+}
+BEHIND = {name for reading in READINGS.values() for name in reading.behind} | {*FLOORS}
 
 
 def reading_of(measure: str, is_pair: bool) -> Reading:

@@ -10,10 +10,11 @@ import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.phantom.questions import is_foreign
 from medlens.report.confidence import POINTS, confidence_section
 from medlens.report.consistency import WORDS, consistency_section
 from medlens.report.flow import flow_section
-from medlens.report.lights import FEWEST, MOST, RESTS, lights, verdict
+from medlens.report.lights import FEWEST, MOST, RESTS, lights, reservations, verdict
 
 SWAPS = {
     "blank": "a blank image",
@@ -33,7 +34,9 @@ def write_reliance(folder: Path) -> None:
     )
     environment.filters |= {"number": _number, "percent": _percent, "share": _share}
     page = environment.get_template("reliance.html.j2").render(
-        manifest=run.manifest, verdict=verdict(run), lights=lights(run), swaps=_swaps(run), others=_others(run), gated=_gated(run),
+        manifest=run.manifest, verdict=verdict(run), reservations=reservations(run),
+        foreign=is_foreign(run.manifest["model"]["name"], run.manifest["data"]["name"]), lights=lights(run),
+        swaps=_swaps(run), others=_others(run), gated=_gated(run),
         bound=run.gates["bound"][0], shared=_shared(run), rule={"rests": RESTS, "most": MOST, "fewest": FEWEST},
         consistency=consistency_section(run.consistency),
         confidence=confidence_section(run.calibration, run.confidence) if run.confidence.height else None,
