@@ -45,6 +45,9 @@ def _read(run: Run, name: str, columns: Sequence[str] | None = None) -> pl.DataF
             raise OldRun(f"{path} has no column {column}: an older medlens wrote it; repeat the run with this one")
         if schema[column] != kind:
             raise OldRun(f"{path}: column {column} is of another type than a run's; repeat the run")
+    for column in frame.select(pl.col(pl.Int32, pl.Int64)).iter_columns():  # counts and places, all of them
+        if (least := column.min()) is not None and least < 0:  # pyright: ignore[reportOperatorIssue]
+            raise BadRun(f"{path} is damaged: {column.name} is {least}")
     return frame
 
 

@@ -6,6 +6,7 @@ import shlex
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from medlens.errors import BadRun
 from medlens.report.first import there
 from medlens.store import Run
 
@@ -26,6 +27,8 @@ def unknown(run: Run) -> list[Gap]:
     plan, command = run.manifest["plan"], run.manifest["command"]
     again = command.removesuffix(" --out RUN")
     words = command.split()  # "medlens study MODEL DATA ...": the two that other commands want too
+    if len(words) < 4:
+        raise BadRun(f"{run.path}/manifest.json is damaged: {command[:40]!r} is no command that made a study")
     model, subject = words[2], " ".join([*words[2:4], *_kept(command, LOADED + ASKED)])
     board = " ".join([*words[2:4], *_kept(command, (*LOADED, "--limit"))])
     found = []

@@ -36,6 +36,7 @@ OF_BLOCKS = ("looks", "fires")
 OF_SAMPLES = ("lens", "decisions", "looks", "fires", "maps", "gates")
 ABOUT = ("question", "question_type", "answer", "said", "correct", "file", "image")
 SAMPLE = ("sample", "image", "question", "question_type", "answer", "file", "picture")
+LONGEST = 2**20  # tokens of a prompt
 KEPT = 256  # pieces that are kept in memory
 PATH = re.compile(r"([01])/sample/([0-9]{1,7})(?:/block/([0-9]{1,4}))?")
 
@@ -194,7 +195,9 @@ class Shown:
                 first = table.unique("position", keep="first", maintain_order=True)
                 for position, text, group in first.select("position", "token", "tokens").iter_rows():
                     known.setdefault(position, (text, group))
-        every = (known.get(k, ("", "template")) for k in range(1 + max(known, default=-1)))
+        if (last := max(known, default=-1)) >= LONGEST:
+            raise BadRun(f"{self.run.path.name} is damaged: no prompt has {last} tokens")
+        every = (known.get(k, ("", "template")) for k in range(1 + last))
         return [{"text": text, "group": group} for text, group in every]
 
     def _patches(self, sample: str, tokens: list[dict[str, Any]], tables: dict[str, pl.DataFrame | None]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from medlens.errors import BadRun
+
 LIKELIEST = 5  # words that are shown, of each token at each state
 FINEST = 65535  # of a weight: as many steps, up to the largest of its row
 DROPPED = 12  # bits of a float32, of the 23 behind its point: what is left is right to one part in 4,096
@@ -77,9 +79,12 @@ def units(rows: pl.DataFrame) -> dict[str, Any]:
 
 
 class _Dense:
-    """Lists of some rows as an array, (layers, positions, the longest list). column: whose lists say how long they are."""
+    """Lists of some rows as an array, (layers, positions, the longest list). column: whose lists say how long they are.
+    Raises BadRun where positions are numbered beyond what is there: no array is as large as a damaged table says."""
 
     def __init__(self, rows: pl.DataFrame, layers: Sequence[int], count: int, column: str) -> None:
+        if count > rows.height:
+            raise BadRun(f"a table is damaged: it has {rows.height} rows of a sample, and one for position {count - 1}")
         self.rows = rows.filter(pl.col(column).list.len() > 0)
         lengths = self.rows[column].list.len().to_numpy().astype(np.int64)
         self.each = int(lengths.max(initial=0))
