@@ -1,37 +1,18 @@
 """Names planted wherever they come from, and looked for in all that the commands write and print with `--deidentify`."""
 
-import json
-from contextlib import nullcontext
-
 import pytest
-from PIL import PngImagePlugin
 from typer.testing import CliRunner
 
 from medlens import _reliance
 from medlens._reliance.consistency import consistency
 from medlens.cli import app
 from medlens.errors import MedlensWarning
-from medlens.phantom import questions
-from named import HEADERS, NAMES, PATHS, QUESTION, everything, planted, seen
+from named import HEADERS, NAMES, PATHS, everything, planted, seen
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return planted(tmp_path_factory.mktemp("base") / "ward-paddington" / "quartermain", apart=True)
-
-
-@pytest.fixture(scope="module")
-def many(data):
-    """Enough for units to be ranked: 22 images of as many patients, half of them with another finding."""
-    lines, text = [], PngImagePlugin.PngInfo()
-    text.add_text("Comment", "Zephyrine MRN-8842117")
-    for k, sample in enumerate(questions.samples(22, 1, "type")):
-        sample.image.save(data.parent / f"quartermain_{k}.png", pnginfo=text)
-        about = {"patient_id": f"8842117-{k}", "finding": ("mass", "ring")[k % 2]}
-        lines.append({"image": f"quartermain_{k}.png", "question": QUESTION} | about)
-    out = data.parent / "many.jsonl"
-    out.write_text("\n".join(map(json.dumps, lines)))
-    return out
 
 
 @pytest.fixture(autouse=True)
@@ -51,17 +32,15 @@ COMMANDS = {
     "answer": "answer phantom {data} --out {out}/answers.jsonl",
     "thin": "thin phantom {data} --what dropped --share 0.5 --draws 1 --out {out}",
     "reliance": "reliance phantom {data} --limit 4 --out {out}",
-    "neurons": "neurons phantom {many} --concept mass --by finding --cards 1 --draws 20 --no-heads --out {out}",
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_commands_name_nobody(name, data, many, tmp_path):
+def test_commands_name_nobody(name, data, tmp_path):
     out, image = tmp_path / "out", data.parent / "quartermain_d.png"
     out.mkdir()
-    asked = COMMANDS[name].format(data=data, image=image, many=many, out=out)
-    warned = pytest.warns(MedlensWarning, match="on 1 of [0-9]+ images something may be written, a name perhaps")
-    with nullcontext() if "{many}" in COMMANDS[name] else warned:
+    asked = COMMANDS[name].format(data=data, image=image, out=out)
+    with pytest.warns(MedlensWarning, match="on 1 of [0-9] images something may be written, a name perhaps"):
         ended = CliRunner().invoke(app, [*asked.split(), "--deidentify"])
     assert ended.exit_code == 0, ended.output
     written = everything(out)

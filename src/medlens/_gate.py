@@ -67,9 +67,9 @@ class Gate:
 
 def gates(
     model: Model, prompts: Sequence[Prompt], *, answers: Sequence[Answer | str | None] | None = None, seed: int = 0,
-    tick: Tick = lambda: None,
+    tick: Tick = lambda: None, spill: Path | None = None,
 ) -> list[Gate]:  # fmt: skip
-    """Of each prompt, whether its answer rests on the image. answers: `swapped`.
+    """Of each prompt, whether its answer rests on the image. answers, spill: `swapped`.
 
     The rule: if under each of at least eight swaps of the image the log-odds of the answer stay within BOUND of what they are with
     its own image, the answer does not depend on the image. The largest shift decides and not a mean, because one image that matters
@@ -77,7 +77,7 @@ def gates(
     (see docs/reliance.md for its error rates); models are more or less sure of what they say, so the shift itself is given too. A
     prompt without an image rests on none.
     """
-    return gates_of(prompts, swapped(model, prompts, answers=answers, seed=seed, tick=tick))
+    return gates_of(prompts, swapped(model, prompts, answers=answers, seed=seed, tick=tick, spill=spill))
 
 
 def gates_of(prompts: Sequence[Prompt], rows: Sequence[Swapped]) -> list[Gate]:

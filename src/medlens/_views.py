@@ -104,7 +104,8 @@ def _map(model: Model, plan: Plan, prompt: Prompt, number: int, work: Unfinished
     name = f"maps-{number:03d}"
     if not (work.folder / name).exists():
         try:
-            _keep(work, name, *_records(explain(model, prompt.sample, tokens=False, seed=plan.seed, tick=tick), number))
+            found = explain(model, prompt.sample, tokens=False, seed=plan.seed, scratch=work.scratch, tick=tick)
+            _keep(work, name, *_records(found, number))
         except (BadInput, BadModel) as e:  # this sample, or this family, has no maps: that is a finding, and the study goes on
             _keep(work, name, {"trust": [_none(prompt.sample.id, "", e)]}, {})
     tick.rest()

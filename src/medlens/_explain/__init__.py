@@ -48,6 +48,7 @@ def explain(
     card: bool = True,
     seed: int = 0,
     out: str | Path | None = None,
+    scratch: Path | None = None,
     tick: Tick = lambda: None,
 ) -> Explanation:
     """Which parts of the image speak for a word: maps of several methods, each on the original image's pixels.
@@ -58,7 +59,8 @@ def explain(
     model is at most 1,024 wide. layer: the block that those methods are read at which have one; default: the middle one. choices:
     what the published study did otherwise (see `medlens.saliency.Choices`), to be switched on alone or together. tokens: also a map
     of each token of question and answer, by the first of the methods. seed: of the random baseline. out: folder for the page.
-    `tick` is called as often as `ticks` says.
+    scratch: where states wait meanwhile; default: the system's folder for temporary files. `tick` is called as often as `ticks`
+    says.
 
     A method that fails is listed in `failed`, with its reason. Raises BadInput for a sample that has not one image, a layer out of
     range, an unknown method, a target that cannot be said, and a region of another size than the image; BadModel for a family whose
@@ -75,7 +77,7 @@ def explain(
     prompt = begin(model, asked, begun, choices.closed)
     own = own_answer(model, prompt)
     aim = every_logit(prompt) if choices.every_logit else aimed(model, prompt, own, target, contrast, begun)
-    job = _Job(model, at, placed, (image.height, image.width), seed, choices)
+    job = _Job(model, at, placed, (image.height, image.width), seed, choices, scratch)
     tick()
     maps, failed = job.of_each_method(aim, chosen)
     tick()
@@ -83,8 +85,8 @@ def explain(
         raise BadModel(f"{model.name}: no method gave a map: {'; '.join(f'{f.method}: {f.reason}' for f in failed)}")
     of_tokens = job.of_each_token(every_token(model, prompt, own), maps[0].method) if tokens else []
     tick()
-    gate = gates(model, [asked], answers=[own], seed=seed)[0] if card else None
-    subject = Subject(model, aim.prompt, aim.aim, image, sample.regions, at, choices, seed)
+    gate = gates(model, [asked], answers=[own], seed=seed, spill=scratch)[0] if card else None
+    subject = Subject(model, aim.prompt, aim.aim, image, sample.regions, at, choices, seed, scratch)
     found = Explanation(
         _called(model), sample.id, sample.question, str(own), image,
         tuple(replace(of, image=image) for of in maps), tuple(replace(of, image=image) for of in of_tokens), tuple(failed), regions,
@@ -113,6 +115,7 @@ class _Job:
     size: tuple[int, int]
     seed: int
     choices: Choices
+    scratch: Path | None
 
     def of_each_method(self, aimed: Aimed, methods: Sequence[str]) -> tuple[list[Heatmap], list[Failed]]:
         """Together, in one walk; where that fails, one by one, to know which it was."""
@@ -137,7 +140,8 @@ class _Job:
         asked = [Asked(laid_out[id(of.prompt)], of.aim) for of in every]
         laid, notes = [self.boxes] * len(every), {}
         found = saliency.maps(
-            self.model, asked, methods, layers=[self.layer], choices=self.choices, boxes=laid, seed=self.seed, notes=notes
+            self.model, asked, methods, layers=[self.layer], choices=self.choices, boxes=laid, seed=self.seed, scratch=self.scratch,
+            notes=notes,
         )  # fmt: skip
         return {name: [(row, notes.get((name, k), saliency.Said())) for k, row in enumerate(rows)] for name, rows in found.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,7 @@ class Subject:
     layer: int
     choices: saliency.Choices
     seed: int
+    scratch: Path | None = None
 
 
 def cards(subject: Subject, maps: Sequence[Heatmap], gate: Gate, tick: Tick = lambda: None) -> list[Card]:
@@ -168,7 +170,7 @@ def _again(subject: Subject, image: Image.Image, maps: Sequence[Heatmap]) -> Map
     asked = Asked(cases(subject.model, [prompt])[0], subject.aim)
     found = saliency.maps(
         subject.model, [asked], [m.method for m in maps], layers=[subject.layer], choices=subject.choices, boxes=[maps[0].boxes],
-        nodes=NODES, seed=subject.seed,
+        nodes=NODES, seed=subject.seed, scratch=subject.scratch,
     )  # fmt: skip
     return {name: np.asarray(of[0]).reshape(-1) for name, of in found.items()}
 
