@@ -266,6 +266,19 @@ def test_names_that_no_file_system_tells_apart_stay_two(tmp_path):
     assert [name for name in names if "-by-" in name] == ["anisotropy-by-Body_part", "anisotropy-by-body_part-2"]
 
 
+def test_maps_of_a_study(tmp_path):
+    """Those whose pictures lie in the run; a run that names another folder's shows none."""
+    row = {"sample": "a", "method": "edges", "target": HOSTILE, "verdict": "trust", "why": "", "note": "seen."}
+    trust = [{**row, "map": k, "picture": picture} for k, picture in enumerate(["maps/000-edges.png", "../secret.png", None])]
+    maps = [{"sample": "a", "map": k, "method": "edges", "target": HOSTILE, "token": 0, "value": 1.0} for k in range(2)]
+    run = written(tmp_path / "run", rows=curve(ALIKE), samples=[{"sample": "a", "question": "where ?"}], trust=trust, maps=maps)
+    for path in (run.path / "maps" / "000-edges.svg", tmp_path / "secret.svg"):
+        store.write(path, '<svg viewBox="0 0 9 9"/>')
+    found = [figure for figure in _figures._of(run) if figure.svg]
+    assert [(figure.name, figure.rows.height) for figure in found] == [("map-000-edges", 1)]
+    assert found[0].meaning.endswith("The question: “where ?”. Its report card: trust. seen.")
+
+
 def test_maps_of_one_sample(phantom, tmp_path):
     explained = medlens.explain(phantom, medlens.phantom.samples(6, 0)[5], methods=["edges"], tokens=False, card=False)
     explained.write(tmp_path / "maps")

@@ -118,19 +118,19 @@ def _none(sample: str, method: str, why: MedlensError | str) -> dict[str, Any]:
 
 def _records(found: Explanation, number: int) -> tuple[dict[str, list[dict[str, Any]]], dict[str, bytes]]:
     """Of the tables of maps; and the pictures by name."""
-    pictures = {f"{number:03d}-{m.method}.png": as_png(svg(m, found.image, Style(), found.regions, PIXELS)) for m in found.maps}
+    drawn = {f"{number:03d}-{m.method}": svg(m, found.image, Style(), found.regions, PIXELS) for m in found.maps}
     trust = []
-    for k, (heatmap, card, picture) in enumerate(zip(found.maps, found.cards, pictures, strict=True)):
+    for k, (heatmap, card, picture) in enumerate(zip(found.maps, found.cards, drawn, strict=True)):
         about = {"sample": found.sample, "map": k, "method": heatmap.method, "target": heatmap.target, "layer": heatmap.layer}
         said = {"verdict": card.verdict, "why": "; ".join(card.why), "note": "; ".join(filter(None, (heatmap.note, card.said)))}
-        trust.append({**about, **said, "picture": f"maps/{picture}"})
+        trust.append({**about, **said, "picture": f"maps/{picture}.png"})
     trust += [_none(found.sample, failed.method, failed.reason) for failed in found.failed]
     return {
         "maps": [row for k, heatmap in enumerate(found.maps) for row in rows_of_map(found.sample, k, heatmap)],
         "trust": trust,
         "checks": [{"sample": found.sample, **check._asdict()} for card in found.cards for check in card.checks],
         "gates": [] if found.gate is None else [asdict(found.gate)],
-    }, pictures
+    }, {f"{name}.svg": p.encode() for name, p in drawn.items()} | {f"{name}.png": as_png(p) for name, p in drawn.items()}
 
 
 def _keep(work: Unfinished, name: str, records: dict[str, list[dict[str, Any]]], pictures: dict[str, bytes]) -> None:
@@ -192,5 +192,5 @@ def gather(works: Iterable[Unfinished], run: Path) -> None:
         else:
             table = table.sort(pl.col("sample").replace_strict(order, return_dtype=pl.Int64), maintain_order=True)
         store.write_frame(run, name, [table])
-    for picture in (picture for p in kept for picture in sorted(p.glob("*.png"))):
+    for picture in (picture for p in kept for picture in sorted(p.iterdir()) if picture.suffix in (".png", ".svg")):
         store.write(run / "maps" / picture.name, picture.read_bytes())

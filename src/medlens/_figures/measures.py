@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from medlens import store
 from medlens._figures.figure import Figure, with_axis
+from medlens._figures.tables import drawn_map
 from medlens.report import file_name
 from medlens.report.charts import side_by_side
 from medlens.report.figures import Figures
+from medlens.report.first import there
 from medlens.report.lines import BLACK, NULLS, PALETTE, SIDES, VARIANTS, Line, frame_of, main_protocol
 from medlens.report.readings import READINGS, SCALES, Reading
 from medlens.report.subgroups import MEASURES
@@ -39,6 +42,18 @@ def of_study(run: store.Run) -> Iterator[Figure]:
             meaning = " ".join(filter(None, (reading.meaning, reading.beware)))
             yield Figure(file_name(name), reading.title, panels, pl.concat(rows), meaning, reading.source, interval)
     yield from _subgroups(run, interval)
+    if there(run, "trust"):
+        yield from _maps(run)
+
+
+def _maps(run: store.Run) -> Iterator[Figure]:
+    """Of the samples that were looked at, one figure a map."""
+    asked = run.trust.join(run.samples.select("sample", "question"), on="sample", how="left", maintain_order="left")
+    for said in asked.join(run.answers.select("sample", "answer"), on="sample", how="left", maintain_order="left").to_dicts():
+        if said["picture"] is not None:
+            picture = Path(said["picture"]).with_suffix(".svg")
+            rows = run.maps.filter(pl.col("sample") == said["sample"], pl.col("map") == said["map"])
+            yield from drawn_map(run, str(picture), file_name(f"map-{picture.stem}"), rows, said)
 
 
 def _interval(run: store.Run) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
 
 from medlens import store
 from medlens._figures.figure import Figure, with_axis
+from medlens.picture import within
 from medlens.report import benchmark, file_name, probes
 from medlens.report.confidence import POINTS, abstaining_chart, reliability_chart
 from medlens.report.consistency import consistency_chart
@@ -156,16 +157,25 @@ def of_benchmark(run: store.Run) -> Iterator[Figure]:
 def of_maps(run: store.Run) -> Iterator[Figure]:
     """The maps of one sample, as the run has drawn them."""
     told: dict[str, Any] = run.manifest
+    verdicts = {card["method"]: card["verdict"] for card in told["cards"]}
     for number, said in enumerate(told["maps"]):
-        name = file_name(f"map-{number}-{said['method']}")  # of no other folder, whatever the manifest says
-        picture = run.path / f"{name}.svg"
-        if picture.is_file():
-            verdict = next((f"Its report card: {c['verdict']}. " for c in told["cards"] if c["method"] == said["method"]), "")
-            where = "" if said["layer"] is None else f", read at block {said['layer']}"
-            yield Figure(
-                name, f"{said['method']}: {said['target']}", {},
-                run.maps.filter(pl.col("map") == number),
-                f"What each part of the image says for {said['target']}{where}. The question: “{told['question']}”; the model's "
-                f"answer: “{told['answer']}”. {verdict}{said['note']}".strip(),
-                "", "", picture.read_text(encoding="utf-8"),
-            )  # fmt: skip
+        name = file_name(f"map-{number}-{said['method']}")
+        rows = run.maps.filter(pl.col("map") == number)
+        about = {**said, "verdict": verdicts.get(said["method"]), "question": told["question"], "answer": told["answer"]}
+        yield from drawn_map(run, f"{name}.svg", name, rows, about)
+
+
+def drawn_map(run: store.Run, picture: str, name: str, rows: pl.DataFrame, about: Mapping[str, Any]) -> Iterator[Figure]:
+    """A map whose picture lies in the run; none of any other folder, whatever the run says. about: method, target, layer, note,
+    verdict, question, answer."""
+    if (path := within(run.path, picture)) is None:
+        return
+    verdict = f"Its report card: {about['verdict']}. " if about["verdict"] else ""
+    where = "" if about["layer"] is None else f", read at block {about['layer']}"
+    note = f"{about['note'].removesuffix('.')}." if about["note"] else ""
+    answer = "" if about["answer"] is None else f"; the model's answer: “{about['answer']}”"
+    yield Figure(
+        name, f"{about['method']}: {about['target']}", {}, rows,
+        f"What each part of the image says for {about['target']}{where}. The question: “{about['question']}”{answer}. {verdict}{note}",
+        "", "", path.read_text(encoding="utf-8"),
+    )  # fmt: skip
