@@ -176,6 +176,7 @@ def drawn_map(run: store.Run, picture: str, name: str, rows: pl.DataFrame, about
     answer = "" if about["answer"] is None else f"; the model's answer: “{about['answer']}”"
     yield Figure(
         name, f"{about['method']}: {about['target']}", {}, rows,
-        f"What each part of the image says for {about['target']}{where}. The question: “{about['question']}”{answer}. {verdict}{note}",
+        f"What each part of the image says for {about['target']}{where}. The question: “{about['question']}”{answer}. "
+        f"{verdict}{note}",
         "", "", path.read_text(encoding="utf-8"),
     )  # fmt: skip
