@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from PIL import Image
 from safetensors.numpy import save
@@ -19,6 +18,7 @@ from medlens._explain.card import Card
 from medlens._gate import Gate
 from medlens.errors import BadRun
 from medlens.overlay import Style, limits, svg
+from medlens.pages import environment
 from medlens.svg import as_png
 from medlens.types import Heatmap
 from medlens.unfinished import writing
@@ -130,11 +130,9 @@ def _manifest(page: Explanation) -> dict[str, Any]:
 
 def _render(page: Explanation, drawn: list[str], small: list[str]) -> str:
     """Everything that comes from data or model is escaped (in the pictures, where they are drawn)."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+    templates = environment(Path(__file__).parent)
     cards = {card.method: card for card in page.cards}
-    return environment.get_template("maps.html.j2").render(
+    return templates.get_template("maps.html.j2").render(
         page=page,
         maps=[(m, picture, limits(m), cards.get(m.method)) for m, picture in zip(page.maps, drawn, strict=True)],
         tokens=list(zip(page.tokens, small, strict=True)),

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import altair as alt
-import jinja2
 import polars as pl
 
 from medlens.comparison.differences import Matched
 from medlens.comparison.kernels import Heat
 from medlens.grammar import OF_PAIRS
-from medlens.report.charts import as_svg
+from medlens.pages import environment
+from medlens.report.charts import as_svg, themed
 from medlens.store import Run
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito
@@ -31,13 +31,12 @@ def render(
     summary: pl.DataFrame,
 ) -> str:
     """The page. Everything that comes from data, models or folders is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    templates = environment(
+        Path(__file__).parent, number=lambda value: "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
     )
-    environment.filters["number"] = lambda value: "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
     depths = [run.manifest["model"]["blocks"] for run in runs]
-    return environment.get_template("compare.html.j2").render(
-        names=list(zip(names, runs, _colours(len(names)), strict=True)),
+    return templates.get_template("compare.html.j2").render(
+        names=list(zip(names, runs, map(themed, _colours(len(names))), strict=True)),
         notes=notes,
         summary=summary.to_dicts(),
         measures=_measures(names, matched, depths),

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 
 from medlens import store
 from medlens.comparison.written import write_comparison
+from medlens.pages import environment
 from medlens.report.lights import lights, verdict
 
 
@@ -59,9 +59,7 @@ def _share(row: dict[str, Any]) -> str:
 
 def _page(names: Sequence[str], runs: Sequence[store.Run], rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
     """Everything that comes from data, models or folders is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("reliances.html.j2").render(
+    templates = environment(Path(__file__).parent)
+    return templates.get_template("reliances.html.j2").render(
         names=list(zip(names, runs, strict=True)), rows=rows, notes=notes, medlens=runs[0].manifest["medlens"]
     )

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
 import polars as pl
 
 from medlens import store
 from medlens.errors import BadRun
 from medlens.lens_page import pictures
+from medlens.pages import environment
 from medlens.report.charts import as_files, as_svg
 from medlens.svg import as_png, colour, data_of, ink, plain, short
 from medlens.unfinished import writing
@@ -53,10 +53,8 @@ def _files(reading: LensReading, number: int | None) -> Mapping[str, str | bytes
 
 def render(reading: LensReading, number: int | None) -> str:
     """The page. Everything that comes from data or model is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("lens.html.j2").render(
+    templates = environment(Path(__file__).parent)
+    return templates.get_template("lens.html.j2").render(
         reading=reading,
         target=plain(reading.target),
         picture=None if reading.picture is None else data_of(reading.picture),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.pages import environment
 from medlens.report.charts import SOFT, Chart, as_files, as_svg
 
 OWN, GREY, BEST = "#0072B2", "#8a8a8a", "#D55E00"  # Okabe-Ito
@@ -29,11 +29,8 @@ def write_benchmark(folder: Path) -> None:
                 for suffix, content in as_files(section[name]).items():
                     store.write(folder / f"charts/{name}-{len(list(folder.glob(f'charts/{name}-*.png')))}.{suffix}", content)
                 section[name] = as_svg(section[name])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["share"] = lambda value: "–" if value is None else f"{value:.2f}"
-    page = environment.get_template("benchmark.html.j2").render(
+    templates = environment(Path(__file__).parent, share=lambda value: "–" if value is None else f"{value:.2f}")
+    page = templates.get_template("benchmark.html.j2").render(
         manifest=run.manifest, sections=sections, nothing=KNOW_NOTHING, measures=run.manifest["benchmark"]["measures"]
     )
     store.write(folder / "report.html", page)

@@ -9,11 +9,15 @@ from typing import Any
 import polars as pl
 import vl_convert
 
+from medlens.report.drawing import KINDS
 from medlens.report.lines import Line, domain
 
 WIDTH, HEIGHT = 330, 180
 LETTER, LEADING = 5.8, 12  # pixels of a letter and of a line of small print
 SOFT = "#5a5a5a"
+THEME = {  # the page's names of our colours, and of those that Vega takes where it was told none
+    **KINDS, SOFT: "soft", "white": "paper", "#ececec": "grid", "#000": "ink", "black": "ink", "#888": "null", "#ddd": "line",
+}  # fmt: skip
 
 Chart = dict[str, Any]  # a part of a Vega-Lite specification; altair would check each against its schema, 20 x slower than drawing
 LAYER, PIECE = {"field": "layer", "type": "quantitative"}, {"field": "piece", "type": "nominal"}
@@ -145,9 +149,15 @@ def titled(title: str, sides: Mapping[str, Chart]) -> Chart:
 
 
 def as_svg(chart: Chart) -> str:
-    """The chart as SVG that fills its place: a view box, no fixed size."""
+    """The chart as SVG for a page: it fills its place (a view box, no fixed size), and has the page's colours, light or dark."""
     svg = vl_convert.vegalite_to_svg({**chart, "config": CONFIG})
-    return re.sub(r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"', r"\1", svg, count=1)
+    return re.sub(r'\b(fill|stroke)="([^"]+)"', lambda found: f'{found[1]}="{themed(found[2])}"', svg)
+
+
+def themed(colour: str) -> str:
+    """A chart's colour as the page's style names it; one that it does not know, as it is."""
+    return f"var(--{THEME[colour]})" if colour in THEME else colour
 
 
 def as_files(chart: Chart) -> dict[str, str | bytes]:

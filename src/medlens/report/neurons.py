@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.pages import environment
 from medlens.report.charts import SOFT, Chart, as_files, as_svg
 
 TOP, GREY = "#0072B2", "#8a8a8a"  # Okabe-Ito
@@ -41,11 +41,8 @@ def write_neurons(folder: Path) -> None:
             for suffix, content in as_files(section["maps"]).items():
                 store.write(folder / f"heads-{number}.{suffix}", content)
             section["maps"] = as_svg(section["maps"])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"number": _number, "plain": lambda word: word.lstrip(MARKS) or word}
-    page = environment.get_template("neurons.html.j2").render(manifest=run.manifest, sections=sections, said=SAID, patched=PATCHED)
+    templates = environment(Path(__file__).parent, number=_number, plain=lambda word: word.lstrip(MARKS) or word)
+    page = templates.get_template("neurons.html.j2").render(manifest=run.manifest, sections=sections, said=SAID, patched=PATCHED)
     store.write(folder / "report.html", page)
 
 

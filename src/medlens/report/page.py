@@ -14,6 +14,7 @@ from markupsafe import Markup
 from medlens import store
 from medlens.errors import BadRun
 from medlens.jsontext import parse
+from medlens.pages import environment
 from medlens.phantom.questions import OWN, is_foreign, is_phantom
 from medlens.report.album import Album
 from medlens.report.drawing import STYLE
@@ -55,16 +56,16 @@ class Live(NamedTuple):
 def render(run: store.Run, figures: Figures | None = None, live: Live | None = None) -> str:
     """The report as one string. Everything that comes from data or model is escaped."""
     figures = figures or Figures(run)
-    environment = _environment()
+    templates = environment(Path(__file__).parent / "study", number=_number, with_interval=_with_interval)
     script = (Path(__file__).parent / "study" / "linked.js").read_text(encoding="utf-8")
     viewer = None if live else fragment(run)
     context = {**_about(run, live), **_measured(run, figures), **_shown(run)}
     try:
-        return environment.get_template("report.html.j2").render(
+        return templates.get_template("report.html.j2").render(
             **context,
             live=live,
-            style=Markup(environment.get_template("style.css").render(classes=Markup(STYLE)) + (viewer.style if viewer else "")),
-            viewer=viewer and Markup(viewer.html),
+            classes=Markup(STYLE),
+            viewer=viewer,
             script=Markup(script),
             script_hashes=Markup(" ".join([f"'{_digest(script)}'", *([viewer.script_hash] if viewer else [])])),
             glyphs=GLYPHS,
@@ -78,15 +79,6 @@ def render(run: store.Run, figures: Figures | None = None, live: Live | None = N
 def _digest(script: str) -> str:
     """Of a script that the page's policy lets run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "study"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["number"] = _number
-    environment.filters["with_interval"] = _with_interval
-    return environment
 
 
 def _about(run: store.Run, live: Live | None) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.pages import environment
 from medlens.report.charts import ONE, SOFT, Chart, as_files, as_svg
 from medlens.report.plateau import spans
 
@@ -39,11 +39,10 @@ def write_probes(folder: Path) -> None:
     chart = probe_chart(run)
     for suffix, content in as_files(chart).items():
         store.write(folder / f"probe.{suffix}", content)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    templates = environment(
+        Path(__file__).parent, number=lambda value: "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
     )
-    environment.filters["number"] = lambda value: "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
-    page = environment.get_template("probes.html.j2").render(
+    page = templates.get_template("probes.html.j2").render(
         manifest=run.manifest,
         probes=as_svg(chart),
         best=best(run.rows).to_dicts(),

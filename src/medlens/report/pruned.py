@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.pages import environment
 from medlens.report.charts import SOFT, Chart, as_files, as_svg
 
 DROPPED, LINEAR, WEIGHTS, RANDOM = "#0072B2", "#D55E00", "#5a5a5a", "#c9c9c9"  # Okabe-Ito, and greys
@@ -35,11 +35,8 @@ def write_pruned(folder: Path) -> None:
     for measure, chart in charts.items():
         for suffix, content in as_files(chart).items():
             store.write(folder / f"{measure}.{suffix}", content)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"percent": _percent, "share": _share, "number": _number, "large": _large}
-    page = environment.get_template("pruned.html.j2").render(
+    templates = environment(Path(__file__).parent, percent=_percent, share=_share, number=_number, large=_large)
+    page = templates.get_template("pruned.html.j2").render(
         manifest=run.manifest, prune=run.manifest["prune"], said=said(run), charts={m: as_svg(c) for m, c in charts.items()},
         whole=_whole(run), chosen=[row | {"random": row["best_random"]} for row in best(run).to_dicts()], sizes=_sizes(run),
         rules=RULES, hows=HOWS,

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.pages import environment
 from medlens.phantom.questions import is_foreign
 from medlens.report.confidence import POINTS, confidence_section
 from medlens.report.consistency import WORDS, consistency_section
@@ -29,11 +29,8 @@ LISTED, LEAST = 12, 0.001  # answers shown; numbers below this are shown as such
 def write_reliance(folder: Path) -> None:
     """Write `report.html`. Everything that comes from data or model is escaped."""
     run = store.open_run(folder)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"number": _number, "percent": _percent, "share": _share}
-    page = environment.get_template("reliance.html.j2").render(
+    templates = environment(Path(__file__).parent, number=_number, percent=_percent, share=_share)
+    page = templates.get_template("reliance.html.j2").render(
         manifest=run.manifest, verdict=verdict(run), reservations=reservations(run),
         foreign=is_foreign(run.manifest["model"]["name"], run.manifest["data"]["name"]), lights=lights(run),
         swaps=_swaps(run), others=_others(run), gated=_gated(run),

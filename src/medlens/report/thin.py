@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import jinja2
 import polars as pl
 
 from medlens import store
+from medlens.pages import environment
 from medlens.report.charts import SOFT, Chart, as_files, as_svg
 
 RULE, RANDOM = "#0072B2", "#8a8a8a"  # Okabe-Ito
@@ -26,11 +26,8 @@ def write_thin(folder: Path) -> None:
     chart = thin_chart(run.thinned)
     for suffix, content in as_files(chart).items():
         store.write(folder / f"thinned.{suffix}", content)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"percent": _percent}
-    page = environment.get_template("thin.html.j2").render(
+    templates = environment(Path(__file__).parent, percent=_percent)
+    page = templates.get_template("thin.html.j2").render(
         manifest=run.manifest, chart=as_svg(chart), said=sentences(run.thinned), rows=run.thinned.to_dicts(),
         names={what: name for what, (name, _) in SAID.items()},
     )  # fmt: skip
