@@ -17,6 +17,7 @@ LETTER, LEADING = 5.8, 12  # pixels of a letter and of a line of small print
 SOFT = "#5a5a5a"
 THEME = {  # the page's names of our colours, and of those that Vega takes where it was told none
     **KINDS, SOFT: "soft", "white": "paper", "#ececec": "grid", "#000": "ink", "black": "ink", "#888": "null", "#ddd": "line",
+    "#c9c9c9": "line",
 }  # fmt: skip
 
 Chart = dict[str, Any]  # a part of a Vega-Lite specification; altair would check each against its schema, 20 x slower than drawing
@@ -149,10 +150,17 @@ def titled(title: str, sides: Mapping[str, Chart]) -> Chart:
 
 
 def as_svg(chart: Chart) -> str:
-    """The chart as SVG for a page: it fills its place (a view box, no fixed size), and has the page's colours, light or dark."""
-    svg = vl_convert.vegalite_to_svg({**chart, "config": CONFIG})
-    svg = re.sub(r'(<svg[^>]*?) width="[\d.]+" height="[\d.]+"', r"\1", svg, count=1)
+    """The chart as SVG for a page: it fills its place (a view box, no fixed size), has the page's colours, light or dark."""
+    svg = vl_convert.vegalite_to_svg({**chart, "config": {**CONFIG, "background": None}})
+    svg = re.sub(r'(<svg[^>]*?) width="([\d.]+)" height="[\d.]+"', _room, svg, count=1)
+    svg = re.sub(r' role="graphics-symbol" aria-roledescription="[\w ]+"(?=>)', "", svg)  # a part without a name says nothing
     return re.sub(r'\b(fill|stroke)="([^"]+)"', lambda found: f'{found[1]}="{themed(found[2])}"', svg)
+
+
+def _room(found: re.Match[str]) -> str:
+    """Its letters stay between three and five quarters of their size; where it would be smaller, its place scrolls."""
+    least, most = (float(found[2]) * size for size in (0.75, 1.25))
+    return f'{found[1]} style="min-width:{least:.0f}px;max-width:{most:.0f}px"'
 
 
 def themed(colour: str) -> str:
