@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from medlens import pages
 from medlens.report import drawing
 from medlens.report.drawing import HEIGHT, KINDS, WIDTH, Axis, drawn, ticks
 from medlens.report.lines import COLOURS, PALETTE, Line, domain
@@ -78,7 +79,7 @@ def test_ticks():
 
 def test_every_colour_is_in_both_styles():
     """Image, text and answer are fixed, and no group of samples may look like one of them."""
-    style = (Path(drawing.__file__).parent / "study" / "style.css").read_text()
+    style = (Path(pages.__file__).parent / "base.css").read_text()
     light, dark = style.split("prefers-color-scheme: dark", 1)
     for kind in set(KINDS.values()) - {"all"}:
         assert f"--{kind}:" in light

@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import medlens
+from written import FOLDS, write_run
 
 CHARTS = True
 pytest_plugins = ["reported"]
@@ -141,6 +145,24 @@ def test_axe_has_no_serious_findings(full, scheme, visit):
         (v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"]) for v in found if v["impact"] in ("serious", "critical")
     ]
     assert serious == []
+
+
+def test_a_page_of_another_command(tmp_path, visit):
+    """All of them have one shell and one style: one stands for them, dark, on a telephone."""
+    import axe_core_python
+
+    folds = np.random.default_rng(0).standard_normal((FOLDS, 5))
+    runs = [write_run(tmp_path / name, {"anisotropy/image": folds + k}) for k, name in enumerate("ab")]
+    page, said, asked = visit(
+        medlens.compare(runs).write(tmp_path / "out"), viewport={"width": 390, "height": 900}, color_scheme="dark", bypass_csp=True
+    )
+    assert (said, len(asked)) == ([], 1)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    line = "getComputedStyle(document.querySelector('figure svg path[stroke=\"var(--image)\"]')).stroke"
+    assert page.evaluate(line) == "rgb(86, 180, 233)"  # the blue of the dark
+    page.evaluate((Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
 
 
 def test_axe_would_find_something(full, tmp_path, visit):
