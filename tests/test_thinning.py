@@ -239,7 +239,7 @@ def test_the_run_says_how_many_answers_stay(thinned, model):
     assert thinned.manifest["thin"] == {"what": ["dropped", "units"], "shares": [0.0, 0.95], "after": 2, "draws": 1}
     page = thinned.report.read_text()
     assert "<script" not in page
-    assert "What can phantom do without?" in page
+    assert "What can <bdi>phantom</bdi> do without?" in page
 
 
 def test_what_writes_least_can_go_and_as_many_others_cannot(thinned):
