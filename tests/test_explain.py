@@ -14,8 +14,8 @@ import medlens
 import tiny
 from medlens import _explain, saliency
 from medlens._explain.aims import aimed, begin, own_answer
-from medlens.cli import app
 from medlens._explain.page import FOREIGN
+from medlens.cli import app
 from medlens.errors import BadInput, BadModel, BadRun
 from medlens.models.base import Model
 from medlens.saliency import Choices
