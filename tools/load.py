@@ -147,7 +147,7 @@ class Stops:
 
         def noted(work: unfinished.Unfinished, progress: dict) -> None:
             note(work, progress)
-            if progress["state"] >= self.at + steps:
+            if progress.get("state", -1) >= self.at + steps:
                 self.at = progress["state"]
                 raise KeyboardInterrupt
 

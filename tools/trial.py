@@ -112,7 +112,8 @@ class Bench:
 
         def noted(work: unfinished.Unfinished, progress: dict) -> None:
             note(work, progress)
-            log.write_text(str(progress["state"]))
+            if "state" in progress:  # what is found at single samples is noted apart, without one
+                log.write_text(str(progress["state"]))
 
         unfinished.Unfinished.note = noted  # pyright: ignore[reportAttributeAccessIssue]
 
