@@ -34,6 +34,19 @@ def test_places(of_pairs, step):
     assert points == [pytest.approx(place, abs=0.06) for place in expected]
 
 
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [
+        ([(0, 1.0, 0.8, 1.2), (1, 1.0, 0.9, 1.1)], (0.8, 1.2)),  # where values are alike, intervals are seen whole
+        ([(0, 8.0, -350.0, 400.0), (1, 23.0, -300.0, 474.0)], (8 - 2 * 23, 23 + 2 * 23)),  # of few rows: values are still seen
+    ],
+)
+def test_intervals_do_not_flatten_the_curve(rows, shown):
+    low, high = domain([line(rows)])
+    room = 0.06 * (shown[1] - shown[0])
+    assert (low, high) == pytest.approx((shown[0] - room, shown[1] + room))
+
+
 def test_what_is_undefined_is_open():
     """Two pieces of a line, of which one stands alone; one band, of the layers with an interval."""
     svg = drawn({"image": [line(ROWS)]}, Axis(4, False), "x", "X")["image"]

@@ -14,6 +14,7 @@ import medlens
 import tiny
 from medlens import _explain, saliency
 from medlens._explain.aims import aimed, begin, own_answer
+from medlens._explain.page import FOREIGN
 from medlens.cli import app
 from medlens.errors import BadInput, BadModel, BadRun
 from medlens.models.base import Model
@@ -131,6 +132,15 @@ def test_stretching_moves_the_boxes_of_an_image_that_is_not_square(model):
     assert np.array_equal(sound.values, published.values)
     assert sound.boxes[0].tolist() == [16, 0, 24, 8]
     assert published.boxes[0].tolist() == [0, 0, 12, 8]
+
+
+def test_the_phantom_on_foreign_images_is_not_to_be_believed(model, found, tmp_path):
+    sample = Sample(image=Image.radial_gradient("L").resize((64, 64)), question="is there a lesion ?")
+    foreign = explained(model, sample, methods=["edges"], tokens=False)
+    assert FOREIGN in foreign.write(tmp_path / "foreign").read_text()
+    assert FOREIGN in foreign._repr_html_()
+    assert not found.foreign
+    assert FOREIGN not in found.write(tmp_path / "own").read_text()
 
 
 def test_what_is_written(found, tmp_path):

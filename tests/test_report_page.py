@@ -82,10 +82,10 @@ def test_lens_verdict_follows_its_words(run, tmp_path):
     assert found[-1] == (8, sum(p * expected.height < 0.05 for p in expected["p"]), expected.height)
     still = copied(run, tmp_path / "run")
     still.__dict__["lens_words"] = run.lens_words.with_columns(p=pl.lit(1.0))
-    said = tile(still, "Do image tokens speak of the image?")
+    said = tile(still, "Do the words of image tokens vary with the image?")
     assert (said.answer, said.verdict) == ("0 of 10 words at state 8 vary with the image", "open")
     still.__dict__["lens_words"] = run.lens_words.with_columns(p=pl.lit(None, pl.Float64))
-    assert tile(still, "Do image tokens speak of the image?").answer == "cannot be said of a single image"
+    assert tile(still, "Do the words of image tokens vary with the image?").answer == "cannot be said of a single image"
 
 
 def test_what_is_not_known_comes_from_the_tables(run, full):

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -95,6 +96,18 @@ def test_the_bill_of_materials():
     assert {needed for line in made["dependencies"] for needed in line["dependsOn"]} == references - {
         made["metadata"]["component"]["bom-ref"]
     }
+
+
+def test_the_bill_follows_extras(monkeypatch):
+    """Also those of one that was met before without them."""
+    needs = {
+        "a": ["toolkit", "b"],
+        "b": ['toolkit[one,two] ; extra == ""', 'nothing ; extra == "dev"'],
+        "toolkit": ['first ; extra == "one"', 'second ; extra == "two"', 'third ; extra == "three"'],
+    }
+    monkeypatch.setattr(sbom, "distribution", lambda name: SimpleNamespace(requires=needs.get(name)))
+    found = {name: needed for name, (_, needed) in sbom.closure("a").items()}
+    assert found == {"a": ["b", "toolkit"], "b": ["toolkit"], "toolkit": ["first", "second"], "first": [], "second": []}
 
 
 def test_pins():

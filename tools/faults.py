@@ -266,7 +266,7 @@ def at_state(number: int, do: Callable[[], None]) -> None:
 
     def noted(work: Unfinished, progress: dict) -> None:
         note(work, progress)
-        if progress["state"] == number:
+        if progress.get("state") == number:
             do()
 
     Unfinished.note = noted  # pyright: ignore[reportAttributeAccessIssue]

@@ -149,7 +149,7 @@ class Stops:
 
         def noted(work: unfinished.Unfinished, progress: dict) -> None:
             note(work, progress)
-            if progress["state"] >= self.at + steps:
+            if progress.get("state", 0) >= self.at + steps:
                 self.at = progress["state"]
                 raise KeyboardInterrupt
 

@@ -20,21 +20,26 @@ SPACE = uuid.UUID("6c6f6f6b-6564-5f69-8e73-696465000000")  # of serial numbers; 
 
 
 def closure(name: str) -> dict[str, tuple[Distribution, list[str]]]:
-    """Every package that `name` needs, itself first: its distribution and what it needs in turn, by their normal names."""
+    """Every package that `name` needs, itself first: its distribution and what it needs in turn, by their normal names. Extras that
+    one asks of another are followed: torch's CUDA libraries are extras of `cuda-toolkit`."""
     found: dict[str, tuple[Distribution, list[str]]] = {}
-    waiting = [canonicalize_name(name)]
+    followed: dict[str, set[str]] = {}
+    waiting = [Requirement(name)]
     while waiting:
-        at = waiting.pop(0)
-        if at in found:
+        asked = waiting.pop(0)
+        at, extras = canonicalize_name(asked.name), {"", *asked.extras}
+        if extras <= followed.setdefault(at, set()):
             continue
+        followed[at] |= extras
         held = distribution(at)
-        needed = (Requirement(line) for line in held.requires or ())
-        names: list[str] = sorted(
-            {canonicalize_name(n.name) for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})}
-        )
-        found[at] = (held, names)
-        waiting += names
+        needed = [n for n in map(Requirement, held.requires or ()) if _applies(n, followed[at])]
+        found[at] = (held, sorted({canonicalize_name(n.name) for n in needed}))
+        waiting += needed
     return found
+
+
+def _applies(needed: Requirement, extras: set[str]) -> bool:
+    return needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras)
 
 
 def component(name: str, held: Distribution) -> dict[str, Any]:

@@ -112,7 +112,8 @@ class Bench:
 
         def noted(work: unfinished.Unfinished, progress: dict) -> None:
             note(work, progress)
-            log.write_text(str(progress["state"]))
+            if "state" in progress:  # of the walk; single samples are noted, too
+                log.write_text(str(progress["state"]))
 
         unfinished.Unfinished.note = noted  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from medlens._explain.benchmark import benchmark_maps as benchmark_maps
     from medlens._export import export as export
     from medlens._figures import figures as figures
+    from medlens._flow import flow as flow
     from medlens._forecast import Forecast as Forecast
+    from medlens._gate import gates as gates
+    from medlens._importance import importance as importance
+    from medlens._importance import least_important as least_important
     from medlens._lens import lens as lens
     from medlens._merge import merge as merge
     from medlens._merge import study_shard as study_shard
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from medlens._probe import probe as probe
     from medlens._prune import prune as prune
     from medlens._reliance import reliance as reliance
+    from medlens._reliance.consistency import consistency as consistency
+    from medlens._reliance.consistency import contradictions as contradictions
     from medlens._study import forecast as forecast
     from medlens._study import study as study
     from medlens._thin import thin as thin
@@ -84,7 +90,10 @@ _HOMES = {
     "medlens._explain.benchmark": ("benchmark_maps",),
     "medlens._export": ("export",),
     "medlens._figures": ("figures",),
+    "medlens._flow": ("flow",),
     "medlens._forecast": ("Forecast",),
+    "medlens._gate": ("gates",),
+    "medlens._importance": ("importance", "least_important"),
     "medlens._lens": ("lens",),
     "medlens._merge": ("merge", "study_shard"),
     "medlens._neighbours": ("Neighbours", "neighbours"),
@@ -92,6 +101,7 @@ _HOMES = {
     "medlens._probe": ("probe",),
     "medlens._prune": ("prune",),
     "medlens._reliance": ("reliance",),
+    "medlens._reliance.consistency": ("consistency", "contradictions"),
     "medlens._study": ("forecast", "study"),
     "medlens._thin": ("thin",),
     "medlens._tune": ("load_lens", "train_lens"),

@@ -177,8 +177,9 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """Open a run folder. Raises BadRun where it is none, is not finished, is damaged, or is of another format."""
     run = Run(Path(path))
-    if not run.path.exists() and run.path.absolute().with_name(f"{run.path.name}.part").is_dir():
-        raise BadRun(f"{run.path} is not finished; the same command goes on where it was")
+    name = run.path.absolute().name.removesuffix(".part")
+    if run.path.absolute().with_name(f"{name}.part").is_dir() and not (run.path / "manifest.json").is_file():
+        raise BadRun(f"{name} is unfinished: repeat the command that began it, and it goes on from there")
     _ = run.manifest
     return run
 

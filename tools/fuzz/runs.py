@@ -108,7 +108,7 @@ def _killed(place: Path) -> Path:
 
     def killed(work: Unfinished, progress: Mapping[str, Any]) -> None:
         note(work, progress)
-        if progress["state"] == 2:
+        if progress.get("state") == 2:
             raise KeyboardInterrupt
 
     Unfinished.note = killed  # pyright: ignore[reportAttributeAccessIssue]

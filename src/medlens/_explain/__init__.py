@@ -20,6 +20,7 @@ from medlens.errors import BadInput, BadModel, MedlensError
 from medlens.models import Model, load
 from medlens.models.hf import first_line
 from medlens.models.registration import boxes, check_mask, stretched
+from medlens.phantom.questions import is_foreign_sample
 from medlens.plan import WIDE
 from medlens.saliency import Choices
 from medlens.saliency.asked import Asked
@@ -90,7 +91,7 @@ def explain(
     found = Explanation(
         _called(model), sample.id, sample.question, str(own), image,
         tuple(replace(of, image=image) for of in maps), tuple(replace(of, image=image) for of in of_tokens), tuple(failed), regions,
-        gate, tuple(cards(subject, maps, gate, tick)) if gate else (), sample.answer,
+        gate, tuple(cards(subject, maps, gate, tick)) if gate else (), sample.answer, is_foreign_sample(_called(model), sample),
     )  # fmt: skip
     if out is not None:
         found.write(out)

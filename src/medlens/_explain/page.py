@@ -27,6 +27,7 @@ OURS = re.compile(r"report\.html|manifest\.json|maps\.(parquet|safetensors)|chec
 
 SMALL = 256  # pixels of the image in the maps of single tokens
 MIDDLE = 512  # and in a notebook
+FOREIGN = "the model is the phantom: it was trained on drawn slices alone, so its answer to this image means nothing"
 
 
 class Failed(NamedTuple):
@@ -41,7 +42,8 @@ class Explanation:
     """Maps of one sample. answer: the model's own. maps: one of each method, of the one target. tokens: one of each token of
     question and answer, by the first method. failed: methods that gave no map, and why. regions: pixels (height, width) of the
     sample's regions, where it has any. gate: whether the answer rests on the image. cards: of each map what speaks for and against
-    it. truth: the true answer, where the data know it."""
+    it. truth: the true answer, where the data know it. foreign: the model is the phantom, and the image is none that it was made
+    for."""
 
     model: str
     sample: str
@@ -55,6 +57,7 @@ class Explanation:
     gate: Gate | None = None
     cards: tuple[Card, ...] = ()
     truth: str | None = None
+    foreign: bool = False
 
     def write(self, out: str | Path) -> Path:
         """Write `report.html`, each map as PNG and SVG, the table `maps.parquet`, `maps.safetensors` and `manifest.json`; whole, or
@@ -65,6 +68,7 @@ class Explanation:
         """For a notebook: question, answer, whether it rests on the image, and each map with its verdict."""
         verdicts = {card.method: card.verdict for card in self.cards}
         told = {
+            "beware": FOREIGN if self.foreign else None,
             "answer": self.answer, "true": self.truth, "rests on the image": self.gate and self.gate.words,
             "no map": "; ".join(f"{of.method}: {of.reason}" for of in self.failed),
         }  # fmt: skip
@@ -120,6 +124,7 @@ def _manifest(page: Explanation) -> dict[str, Any]:
         "question": page.question,
         "answer": page.answer,
         "truth": page.truth,
+        "foreign": page.foreign,
         "size": [page.image.height, page.image.width],
         "maps": [{"method": m.method, "target": m.target, "layer": m.layer, "note": m.note} for m in (*page.maps, *page.tokens)],
         "gate": None if page.gate is None else asdict(page.gate),
@@ -134,6 +139,7 @@ def _render(page: Explanation, drawn: list[str], small: list[str]) -> str:
     cards = {card.method: card for card in page.cards}
     return templates.get_template("maps.html.j2").render(
         page=page,
+        beware=FOREIGN if page.foreign else "",
         maps=[(m, picture, limits(m), cards.get(m.method)) for m, picture in zip(page.maps, drawn, strict=True)],
         tokens=list(zip(page.tokens, small, strict=True)),
     )

@@ -67,6 +67,7 @@ def command(
         bars.begin("importing torch", 1)
         import medlens
         from medlens._explain import methods_for, ticks
+        from medlens._explain.page import FOREIGN
 
         asked = sample_of(sample, image, question, data, seed, deidentify)
         bars.tick()
@@ -83,6 +84,8 @@ def command(
         bars.begin("drawing", 1)
         page = found.write(out)
         bars.tick()
+    if found.foreign:
+        print(f"medlens: {FOREIGN}", file=sys.stderr)
     if found.gate and not found.gate.rests:
         print(f"medlens: {found.gate.words}", file=sys.stderr)
     for failed in found.failed:

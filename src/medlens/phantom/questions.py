@@ -81,6 +81,11 @@ def is_foreign(model: str, data: str) -> bool:
     return is_phantom(model) and data not in OWN
 
 
+def is_foreign_sample(model: str, sample: Sample) -> bool:
+    """The same of one sample."""
+    return is_phantom(model) and sample.tags.get("source") != SOURCE
+
+
 @dataclass(frozen=True)
 class Question:
     """A type of question, and the words `about` which it is asked: ("left",) for a relation, ("mass", "cyst") for larger."""

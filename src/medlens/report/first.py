@@ -128,7 +128,7 @@ def varying(run: Run) -> list[tuple[int, int, int]]:
 def _lens(run: Run) -> Tile | None:
     if not there(run, "lens_words"):
         return None
-    asks = "Do image tokens speak of the image?"
+    asks = "Do the words of image tokens vary with the image?"
     if not (found := varying(run)):
         return Tile(asks, "cannot be said of a single image", "open", "lens")
     (first, some, of), (last, more, n) = found[0], found[-1]
@@ -140,9 +140,8 @@ def _lens(run: Run) -> Tile | None:
     if decided is not None and (middle := decided["state"].drop_nulls()).len() * 2 >= decided.height:
         half = middle.sort()[(decided.height + 1) // 2 - 1]
         lines.append(("", f"half of the answers are on top from state {half} on"))
-    return Tile(
-        asks, words, "right" if more else "open", "lens", lines=lines
-    )  # that none is seen to vary is no proof that none does
+    # That few are seen to vary is no proof that they do not; that many do, none that they are words of what is seen.
+    return Tile(asks, words, "right" if 2 * more >= n else "open", "lens", lines=lines)
 
 
 def percent(share: float) -> str:

@@ -95,22 +95,26 @@ def _defined(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def domain(lines: Sequence[Line]) -> tuple[float, float]:
-    """The range of the y axis: all of the lines that the chart is about, with their intervals; of the others as much as leaves
-    these a third of the height. A little room at both ends; widened where nothing varies."""
-    own = _numbers([line for line in lines if line.own]) or _numbers(lines)
-    if not own:
+    """The range of the y axis: all values of the lines that the chart is about. Of their intervals as far as twice that range, or
+    twice the largest value, goes beyond: of few rows they may be a hundred times as high. Of the other lines as much as leaves
+    all this a third of the height. A little room at both ends; widened where nothing varies."""
+    own = [line for line in lines if line.own] or lines
+    others = [line for line in lines if not line.own] if own is not lines else []
+    values = _numbers(own, "value")
+    if not values:
         return 0.0, 1.0
-    low, high = min(own), max(own)
-    span = (high - low) or 0.05 * max(abs(high), 1e-3)
-    others = _numbers(lines)
-    low, high = max(min(low, *others), low - span), min(max(high, *others), high + span)
+    reach = 2 * max(max(values) - min(values), *map(abs, values))
+    low, high = _as_far(values, _numbers(own, "low", "high"), reach)
+    low, high = _as_far([low, high], _numbers(others, "value", "low", "high"), (high - low) or 0.05 * max(abs(high), 1e-3))
     room = 0.06 * (high - low) or 0.05 * max(1.0, math.fabs(high))
     return low - room, high + room
 
 
-def _numbers(lines: Sequence[Line]) -> list[float]:
-    found: list[float] = []
-    for line in lines:
-        for column in ("value", "low", "high"):
-            found += line.frame[column].drop_nulls().to_list()
-    return found
+def _as_far(shown: list[float], more: list[float], reach: float) -> tuple[float, float]:
+    """The ends of what is shown, and of more, but no further than `reach` beyond."""
+    low, high = min(shown), max(shown)
+    return max(min(low, *more, low), low - reach), min(max(high, *more, high), high + reach)
+
+
+def _numbers(lines: Sequence[Line], *columns: str) -> list[float]:
+    return [value for line in lines for column in columns for value in line.frame[column].drop_nulls().to_list()]

@@ -43,11 +43,6 @@ PATH = re.compile(r"([01])/sample/([0-9]{1,7})(?:/block/([0-9]{1,4}))?")
 
 def open_shown(path: str | Path) -> Shown:
     """A run as the viewer sees it. Raises BadRun where there is none, or it is unfinished or damaged."""
-    path = Path(path)
-    part = path if path.name.endswith(".part") else path.with_name(f"{path.name}.part")
-    if part.is_dir() and not (path / "manifest.json").is_file():
-        name = path.name.removesuffix(".part")
-        raise BadRun(f"{name} is unfinished: repeat the command that began it, and it goes on from there")
     return Shown(store.open_run(path))
 
 
