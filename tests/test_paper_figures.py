@@ -334,7 +334,7 @@ def test_what_is_no_run_or_has_no_charts(tmp_path):
     with pytest.raises(BadRun, match="not a run"):
         medlens.figures(tmp_path / "nowhere", out=tmp_path / "f")
     (tmp_path / "study.part").mkdir()
-    with pytest.raises(BadRun, match="not finished"):
+    with pytest.raises(BadRun, match="is unfinished: repeat the command"):
         medlens.figures(tmp_path / "study", out=tmp_path / "f")
     with pytest.raises(BadRun, match="no charts"):
         medlens.figures(written(tmp_path / "empty"), out=tmp_path / "f")

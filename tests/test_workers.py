@@ -257,7 +257,8 @@ def test_ranks_of_the_environment(monkeypatch):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A real cluster of one machine."""
+    """A real cluster of one machine, which asks for no token, whether the user of this machine ever made one or not."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported, here and there
     pytest.importorskip("ray", reason="no Ray: pip install 'medlens[ray]'")
     ray = str(Path(sys.executable).parent / "ray")
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}

@@ -24,6 +24,7 @@ from medlens.types import Answer
 NOBODY = "no Ray cluster answers at {!r}; start one (ray start --head), give its address, or take --workers"
 PATIENCE = 10  # seconds for a machine to answer
 TRIES = 3  # lives of one actor between two parts
+TOKEN = Path("~/.ray/auth_token")  # where Ray keeps the one that it makes with its first cluster
 
 
 class Worker:
@@ -108,6 +109,8 @@ class Actors:
 
 def _connected(address: str) -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
+    if TOKEN.expanduser().is_file():  # then `ray start` asks for it, and who joins must be told to show it
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError as e:

@@ -147,7 +147,7 @@ def _unfinished(_: Any, folder: Path, rng: random.Random) -> Read:
 
 
 TARGETS = (
-    Target("run", 3, _study, _run, aborts=True),
+    Target("run", 2, _study, _run, aborts=True),
     Target("killed study", 1, _killed, _go_on, aborts=True),
     Target("unfinished run", 6, _nothing, _unfinished),
 )

@@ -42,7 +42,7 @@ def of_study(run: store.Run) -> Iterator[Figure]:
             meaning = " ".join(filter(None, (reading.meaning, reading.beware)))
             yield Figure(file_name(name), reading.title, panels, pl.concat(rows), meaning, reading.source, interval)
     yield from _subgroups(run, interval)
-    if there(run, "trust"):
+    if there(run, "trust") and there(run, "maps"):
         yield from _maps(run)
 
 
