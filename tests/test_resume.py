@@ -242,7 +242,7 @@ def test_a_budget_that_is_too_small(tmp_path):
 
 # ---- a process that is really killed
 
-KILLS = 3
+KILLS = 2
 COMMAND = [
     str(Path(sys.executable).parent / "medlens"),
     "study",

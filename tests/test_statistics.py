@@ -19,7 +19,7 @@ from medlens.stats.intervals import Interval, jackknife, subsampled
 from medlens.types import Value
 from medlens.walk.layout import partners
 
-IMAGES, K, SETS = 50, 10, 200
+IMAGES, K, SETS = 50, 10, 140
 WALKED = 100  # sets that pass through the phantom's tower, which takes most of the time
 
 

@@ -13,6 +13,7 @@ from medlens.errors import BadRun
 
 LIKELIEST = 5  # words that are shown, of each token at each state
 FINEST = 65535  # of a weight: as many steps, up to the largest of its row
+FREE = 1000  # places that may lie free, for each that is taken
 DROPPED = 12  # bits of a float32, of the 23 behind its point: what is left is right to one part in 4,096
 
 
@@ -80,10 +81,10 @@ def units(rows: pl.DataFrame) -> dict[str, Any]:
 
 class _Dense:
     """Lists of some rows as an array, (layers, positions, the longest list). column: whose lists say how long they are.
-    Raises BadRun where positions are numbered beyond what is there: no array is as large as a damaged table says."""
+    Raises BadRun where they are numbered far beyond what is there: no array is as large as a damaged table says."""
 
     def __init__(self, rows: pl.DataFrame, layers: Sequence[int], count: int, column: str) -> None:
-        if count > rows.height:
+        if count > FREE * (1 + rows.height):
             raise BadRun(f"a table is damaged: it has {rows.height} rows of a sample, and one for position {count - 1}")
         self.rows = rows.filter(pl.col(column).list.len() > 0)
         lengths = self.rows[column].list.len().to_numpy().astype(np.int64)
