@@ -20,7 +20,7 @@ from medlens.types import Value
 from medlens.walk.layout import partners
 
 IMAGES, K, SETS = 50, 10, 140
-WALKED = 100  # sets that pass through the phantom's tower, which takes most of the time
+WALKED = 80  # sets that pass through the phantom's tower, which takes most of the time
 
 
 def generator(seed=0):
