@@ -24,7 +24,7 @@ from medlens.data import read
 from medlens.data.images import open_image
 from medlens.data.intake import take_in
 from medlens.data.masks import labels_of, regions_of
-from medlens.errors import BadData, BadImage, BadModel, BadRun, MedlensError
+from medlens.errors import LONGEST, BadData, BadImage, BadModel, BadRun, MedlensError
 from medlens.jsontext import parse
 from medlens.models.asked import check_asked
 from medlens.models.phantom import folder_of
@@ -272,6 +272,7 @@ def test_errors_are_one_line_that_steers_no_terminal(tmp_path):
     assert str(caught.value).isprintable()
     assert r"a\n\x1b[2J\u202e.png" in str(caught.value)
     assert str(MedlensError("a ü")) == "a ü"
+    assert len(str(MedlensError("a" * 10**7))) == LONGEST + 1
 
 
 def test_deep_json_is_a_value_error():

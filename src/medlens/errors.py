@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST = 2000  # letters of a line: what a hostile file says may have millions
+
 
 class MedlensError(Exception):
     """Anything medlens refuses or cannot do. On the command line: one line on stderr, exit code 2.
@@ -10,7 +12,9 @@ class MedlensError(Exception):
     """
 
     def __str__(self) -> str:
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
+        said = super().__str__()
+        said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
 
 
 class BadInput(MedlensError, ValueError):

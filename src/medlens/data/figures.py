@@ -61,9 +61,9 @@ def _figure(line: str, where: str) -> Figure:
     except (ValueError, KeyError, TypeError) as e:
         raise BadData(f"{where}: expected JSON with pmc_tar_url, image_file_path and pair_id") from e
     if not figure.url.startswith(("https://", "http://")):
-        raise BadData(f"{where}: {figure.url!r} is no web address")
+        raise BadData(f"{where}: {figure.url[:80]!r} is no web address")
     if not re.fullmatch(r"[\w.-]+", figure.name) or not re.fullmatch(r"[\w.-]+", figure.archive) or figure.archive.startswith("."):
-        raise BadData(f"{where}: {figure.name!r} or {figure.archive!r} is no plain file name")
+        raise BadData(f"{where}: {figure.name[:80]!r} or {figure.archive[:80]!r} is no plain file name")
     return figure
 
 
