@@ -13,7 +13,7 @@ class MedlensError(Exception):
 
     def __str__(self) -> str:
         said = super().__str__()
-        said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+        said = said if len(said) <= LONGEST else f"{said[: LONGEST // 2]}…{said[-LONGEST // 2 :]}"
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
 
 
