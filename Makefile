@@ -43,7 +43,7 @@ test: .venv/.dev
 check: .venv/.dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/pyright
 
-fuzz: .venv/.dev  # hours; FUZZ=2000 is what the tests do
+fuzz: .venv/.dev  # a quarter of an hour; FUZZ=2000 is what the tests do
 	@OMP_NUM_THREADS=1 .venv/bin/python -m tools.fuzz --inputs $(FUZZ)
 
 bench: .venv/.bench
