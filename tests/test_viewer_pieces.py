@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import medlens
+from medlens.errors import BadRun
 from medlens.viewer import packing
 from medlens.viewer.files import MODULES, joined
 from medlens.viewer.packing import DROPPED
@@ -45,6 +46,17 @@ def test_lists_of_any_length_are_packed():
     assert (found["count"], found["each"]) == (4, 2)
     assert found["units"].tolist() == [[[8, 9], [-1, -1], [-1, -1], [7, -1]]]
     assert found["activations"][0, 0].tolist() == [2, 3]
+
+
+def test_lists_that_do_not_fit_each_other_are_refused():
+    rows = pl.DataFrame({"layer": 2, "position": [0, 1], "units": [[7], [8, 9]], "activations": [[1.0], [2.0]]})
+    with pytest.raises(BadRun, match="different lengths"):
+        packing.fires(rows)
+    for weights in ([[0.5], [0.5, 0.5]], [[0.5], None]):
+        with pytest.raises(BadRun, match="not every token"):
+            packing.looks(pl.DataFrame({"position": [0, 1], "weights": weights, "sinks": [[0], [0]]}))
+    with pytest.raises(BadRun, match="damaged"):
+        packing.fires(rows.with_columns(position=pl.Series([0, 10**6])))
 
 
 def test_one_script_of_all_modules():

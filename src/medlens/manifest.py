@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from medlens.errors import BadRun
+from medlens.jsontext import parse
 
 DEEPEST = 10_000  # blocks: no model has as many; a report that draws a scale of 2**53 does not end
 
@@ -65,10 +65,7 @@ SHAPE: dict[Any, Any] = {
 
 def read_manifest(text: str) -> Told:
     """A manifest from its text. Raises ValueError for what is none, and says where."""
-    try:
-        told = json.loads(text, object_hook=Told)
-    except RecursionError as e:
-        raise ValueError("nested too deep") from e
+    told = parse(text, Told)
     if not isinstance(told, Told):
         raise ValueError(f"it holds {str(told)[:40]!r}, and no names")
     if (at := _misfit(told, SHAPE)) is not None:

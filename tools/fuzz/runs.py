@@ -71,6 +71,8 @@ def _viewed(run: medlens.Run) -> None:
     _ = shown.index
     for place in range(len(shown.samples)):
         shown.sample(place)
+        for block in shown.blocks(place):
+            shown.block(place, block)
 
 
 def _changed(file: Path, rng: random.Random) -> bytes:

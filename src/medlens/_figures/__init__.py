@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -89,11 +88,11 @@ def _of(run: store.Run) -> Iterator[Figure]:
 def _by_name(found: Iterable[Figure]) -> dict[str, Figure]:
     """Names are of files: of two that no file system need tell apart ("by-Organ", "by-organ"), the second has a number."""
     named: dict[str, Figure] = {}
-    counted = Counter[str]()
     for figure in found:
-        counted[figure.name.casefold()] += 1
-        number = counted[figure.name.casefold()]
-        name = figure.name if number == 1 else f"{figure.name}-{number}"
+        taken, name, number = {name.casefold() for name in named}, figure.name, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{figure.name}-{number}"
         named[name] = replace(figure, name=name)
     return named
 

@@ -36,6 +36,6 @@ def of_thin(run: store.Run) -> Iterator[Figure]:
     panels = dict(zip(named, thin.thin_chart(run.thinned)["hconcat"], strict=True))
     yield Figure(
         "thinned", "Answers kept when image tokens or units go", panels, rows,
-        "Blue: what matters least goes first, by a rule that was fixed on other images; grey: as much at random.",
-        "Chen et al. 2024", OVER_IMAGES,
+        "Blue: tokens that get the least attention, and units that write least, go first; grey: as many at random.",
+        "Chen et al. 2024; Bolya et al. 2023; Sun et al. 2024", OVER_IMAGES,
     )  # fmt: skip

@@ -50,6 +50,8 @@ def lens(rows: pl.DataFrame) -> dict[str, Any]:
 def looks(rows: pl.DataFrame) -> dict[str, Any]:
     """Of a block: positions, the largest weight of each, and all weights as 16-bit shares of it, positions x `count`."""
     mine = rows.sort("position")
+    if mine["weights"].list.len().fill_null(-1).n_unique() != 1 or mine.null_count()[0, "weights"] or mine.null_count()[0, "sinks"]:
+        raise BadRun("looks.parquet is damaged: not every token of a block has a weight for every place")
     weights = np.stack(mine["weights"].to_list(), dtype=np.float64)
     largest = weights.max(1, initial=0)
     steps = np.rint(weights / np.maximum(largest, np.finfo(np.float64).tiny)[:, None] * FINEST)
@@ -99,6 +101,8 @@ class _Dense:
         return self.rows[column].explode()
 
     def __call__(self, values: np.ndarray, none: int) -> np.ndarray:
+        if len(values) != len(self.at[-1]):
+            raise BadRun("a table is damaged: lists that belong together are of different lengths")
         found = np.full(self.shape, none, dtype=values.dtype)
         found[self.at] = values
         return found
